@@ -1,0 +1,264 @@
+package directory
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/podworks/podworks"
+	"github.com/podworks/podworks/internal/hook"
+)
+
+// What a journal's caller branches on.
+var (
+	ErrSamePod    = errors.New("the shop is in that pod already")
+	ErrBusy       = errors.New("the shop is being moved")
+	ErrUnfinished = errors.New("an earlier move of the shop must be recovered first")
+	ErrNotOurs    = errors.New("the move is no longer ours")
+	ErrNotServing = errors.New("a pod is failing over")
+	ErrDecided    = errors.New("the move is decided")
+)
+
+// Claim writes the journal row of a new move of shop and returns it. A row of
+// the same move that nobody noted anything in for lease is taken over under a
+// new token: its mover can neither apply nor decide any more.
+//
+// The shop's row is locked first, as Decide does, so that a claim and a
+// decision never see half of each other.
+func (s *Store) Claim(ctx context.Context, shop podworks.ShopID, to podworks.PodID, lease time.Duration) (podworks.Move, error) {
+	m := podworks.Move{From: podworks.Route{Shop: shop}, State: podworks.MoveRunning, Step: "claimed"}
+	err := s.tx(ctx, func(tx *sql.Tx) error {
+		err := tx.QueryRowContext(ctx, `SELECT pod_id, epoch FROM podworks_shops WHERE shop_id = ? FOR UPDATE`, int64(shop)).Scan(&m.From.Pod, &m.From.Epoch)
+		if errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("%w: the directory has no such shop", ErrUnknownShop)
+		}
+		if err != nil {
+			return err
+		}
+		if err := podExists(ctx, tx, to); err != nil {
+			return err
+		}
+		old, err := scanMove(tx.QueryRowContext(ctx, selectMove+` WHERE m.active = ? FOR UPDATE`, int64(shop)))
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			if m.From.Pod == to {
+				return fmt.Errorf("%w: choose another one", ErrSamePod)
+			}
+		case err != nil:
+			return err
+		case old.Idle < lease:
+			return fmt.Errorf("%w: move %d to pod %d is at step %q, last heard of %v ago; wait for it, or for %v without a word",
+				ErrBusy, old.Token, old.To.Pod, old.Step, old.Idle.Round(time.Millisecond), lease)
+		case old.State != podworks.MoveRunning || old.To.Pod != to:
+			return fmt.Errorf("%w: move %d to pod %d is %s", ErrUnfinished, old.Token, old.To.Pod, old.State)
+		default:
+			if _, err := tx.ExecContext(ctx, `UPDATE podworks_moves SET active = NULL, state = ? WHERE token = ?`, string(podworks.MoveUndone), old.Token); err != nil {
+				return err
+			}
+		}
+		res, err := tx.ExecContext(ctx, `INSERT INTO podworks_moves (shop_id, active, state, step, from_pod, from_epoch, to_pod) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			int64(shop), int64(shop), string(m.State), m.Step, int64(m.From.Pod), uint64(m.From.Epoch), int64(to))
+		if err != nil {
+			return err
+		}
+		token, err := res.LastInsertId()
+		m.Token = uint64(token)
+		return err
+	})
+	if err != nil {
+		return podworks.Move{}, fmt.Errorf("claim the move of shop %d to pod %d: %w", shop, to, err)
+	}
+	m.To = podworks.Route{Shop: shop, Pod: to, Epoch: m.From.Epoch + 1}
+	return m, nil
+}
+
+// Beat notes that the mover is alive and at step. It fails with ErrNotOurs
+// when the move is not running under this token.
+func (s *Store) Beat(ctx context.Context, token uint64, step string) error {
+	res, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET step = ?, noted_at = CURRENT_TIMESTAMP(6) WHERE token = ? AND state = 'running'`, step, token)
+	if err != nil {
+		return fmt.Errorf("note step %q of move %d: %w", step, token, err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return fmt.Errorf("note step %q of move %d: %w", step, token, errors.Join(ErrNotOurs, err))
+	}
+	return nil
+}
+
+// Note records the epochs of both pods, which Decide compares: a failover in
+// between fails the decision. It refuses while a pod is failing over.
+func (s *Store) Note(ctx context.Context, token uint64) error {
+	res, err := s.db.ExecContext(ctx, `UPDATE podworks_moves m
+		JOIN podworks_pods f ON f.pod_id = m.from_pod AND f.serving = 1
+		JOIN podworks_pods t ON t.pod_id = m.to_pod AND t.serving = 1
+		SET m.from_pod_epoch = f.epoch, m.to_pod_epoch = t.epoch, m.noted_at = CURRENT_TIMESTAMP(6)
+		WHERE m.token = ? AND m.state = 'running'`, token)
+	if err != nil {
+		return fmt.Errorf("note the pods' epochs for move %d: %w", token, err)
+	}
+	n, err := res.RowsAffected()
+	if err != nil || n > 0 {
+		return err
+	}
+	m, err := s.Move(ctx, token)
+	if err != nil {
+		return err
+	}
+	if m.State != podworks.MoveRunning {
+		return fmt.Errorf("note the pods' epochs for move %d: %w: it is %s", token, ErrNotOurs, m.State)
+	}
+	return fmt.Errorf("note the pods' epochs for move %d: %w: pods %d and %d must both serve", token, ErrNotServing, m.From.Pod, m.To.Pod)
+}
+
+// Decide moves the shop in the directory and marks the move decided, in one
+// transaction, provided the move is still running under this token, the shop is
+// where and when it was claimed, and both pods have the epochs noted. Deciding
+// a decided move again returns its route, so that a lost answer is looked up by
+// asking again.
+func (s *Store) Decide(ctx context.Context, token uint64) (podworks.Route, error) {
+	var to podworks.Route
+	err := s.tx(ctx, func(tx *sql.Tx) error {
+		version, err := nextVersion(ctx, tx)
+		if err != nil {
+			return err
+		}
+		// The shop's row before the journal's, as Claim takes them.
+		var shop int64
+		if err := tx.QueryRowContext(ctx, `SELECT shop_id FROM podworks_moves WHERE token = ?`, token).Scan(&shop); err != nil {
+			return err
+		}
+		var pod podworks.PodID
+		var epoch podworks.Epoch
+		if err := tx.QueryRowContext(ctx, `SELECT pod_id, epoch FROM podworks_shops WHERE shop_id = ? FOR UPDATE`, shop).Scan(&pod, &epoch); err != nil {
+			return err
+		}
+		m, err := scanMove(tx.QueryRowContext(ctx, selectMove+` WHERE m.token = ? FOR UPDATE`, token))
+		if err != nil {
+			return err
+		}
+		to = m.To
+		if err := tx.QueryRowContext(ctx, `SELECT region FROM podworks_pods WHERE pod_id = ?`, int64(to.Pod)).Scan(&to.Region); err != nil {
+			return err
+		}
+		if m.State == podworks.MoveDecided {
+			return nil
+		}
+		if !hook.Off(ctx, hook.Decision) {
+			if m.State != podworks.MoveRunning {
+				return fmt.Errorf("%w: it is %s", ErrNotOurs, m.State)
+			}
+			if pod != m.From.Pod || epoch != m.From.Epoch {
+				return fmt.Errorf("%w: the shop was claimed in pod %d at epoch %d and is in pod %d at epoch %d", ErrNotOurs, m.From.Pod, m.From.Epoch, pod, epoch)
+			}
+			// Locked, so that a failover can't raise an epoch between this look and the commit.
+			var same int
+			if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM podworks_moves m
+				JOIN podworks_pods f ON f.pod_id = m.from_pod AND f.epoch = m.from_pod_epoch
+				JOIN podworks_pods t ON t.pod_id = m.to_pod AND t.epoch = m.to_pod_epoch
+				WHERE m.token = ? LOCK IN SHARE MODE`, token).Scan(&same); err != nil {
+				return err
+			}
+			if same == 0 {
+				return fmt.Errorf("%w: a pod failed over since its epoch was noted", ErrNotOurs)
+			}
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE podworks_shops SET pod_id = ?, epoch = ?, version = ? WHERE shop_id = ?`,
+			int64(to.Pod), uint64(to.Epoch), version, shop); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE podworks_moves SET state = 'decided', step = 'decided', noted_at = CURRENT_TIMESTAMP(6) WHERE token = ?`, token)
+		return err
+	})
+	if err != nil {
+		return podworks.Route{}, fmt.Errorf("decide move %d: %w", token, err)
+	}
+	return to, nil
+}
+
+// Abort marks a running move aborting; after it no decision can happen. It
+// does nothing to one that is aborting already and fails with ErrDecided when
+// the decision came first.
+func (s *Store) Abort(ctx context.Context, token uint64) error {
+	if _, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET state = 'aborting', noted_at = CURRENT_TIMESTAMP(6) WHERE token = ? AND state = 'running'`, token); err != nil {
+		return fmt.Errorf("abort move %d: %w", token, err)
+	}
+	m, err := s.Move(ctx, token)
+	if err != nil {
+		return err
+	}
+	switch m.State {
+	case podworks.MoveAborting, podworks.MoveUndone:
+		return nil
+	default:
+		return fmt.Errorf("abort move %d: %w: it is %s", token, ErrDecided, m.State)
+	}
+}
+
+// Finish retires the row of a decided or aborting move. Finishing twice is no
+// error.
+func (s *Store) Finish(ctx context.Context, token uint64) error {
+	_, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET active = NULL, noted_at = CURRENT_TIMESTAMP(6),
+		state = IF(state = 'decided', 'done', 'undone') WHERE token = ? AND state IN ('decided', 'aborting')`, token)
+	if err != nil {
+		return fmt.Errorf("finish move %d: %w", token, err)
+	}
+	return nil
+}
+
+// Moves returns the unfinished moves.
+func (s *Store) Moves(ctx context.Context) ([]podworks.Move, error) {
+	rows, err := s.db.QueryContext(ctx, selectMove+` WHERE m.active IS NOT NULL ORDER BY m.token`)
+	if err != nil {
+		return nil, fmt.Errorf("read the journal: %w", err)
+	}
+	defer rows.Close()
+	var out []podworks.Move
+	for rows.Next() {
+		m, err := scanMove(rows)
+		if err != nil {
+			return nil, fmt.Errorf("read the journal: %w", err)
+		}
+		out = append(out, m)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read the journal: %w", err)
+	}
+	return out, nil
+}
+
+// Move reads one journal row.
+func (s *Store) Move(ctx context.Context, token uint64) (podworks.Move, error) {
+	m, err := scanMove(s.db.QueryRowContext(ctx, selectMove+` WHERE m.token = ?`, token))
+	if err != nil {
+		return m, fmt.Errorf("read move %d from the journal: %w", token, err)
+	}
+	return m, nil
+}
+
+const selectMove = `SELECT m.token, m.shop_id, m.state, m.step, m.from_pod, m.from_epoch, m.to_pod,
+	TIMESTAMPDIFF(MICROSECOND, m.noted_at, CURRENT_TIMESTAMP(6)) FROM podworks_moves m`
+
+func scanMove(row interface{ Scan(...any) error }) (podworks.Move, error) {
+	var m podworks.Move
+	var idle int64
+	if err := row.Scan(&m.Token, &m.From.Shop, &m.State, &m.Step, &m.From.Pod, &m.From.Epoch, &m.To.Pod, &idle); err != nil {
+		return m, err
+	}
+	m.Idle = time.Duration(idle) * time.Microsecond
+	m.To.Shop, m.To.Epoch = m.From.Shop, m.From.Epoch+1
+	return m, nil
+}
+
+func (s *Store) tx(ctx context.Context, fn func(*sql.Tx) error) error {
+	tx, err := s.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := fn(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}

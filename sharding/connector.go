@@ -1,0 +1,399 @@
+package sharding
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/podworks/podworks"
+	"github.com/podworks/podworks/internal/fence"
+)
+
+// A connector opens a pod's connections. Each refuses a context without a live
+// scope of this pod, and fences what writes.
+//
+// It never chooses the pod: the pool hands a connection to whoever comes next,
+// so a connector that chose by context would give half the queries to the
+// wrong pod. It only refuses.
+type connector struct {
+	pod   podworks.PodID
+	inner driver.Connector
+}
+
+// A server ends a session that was idle for this long: a frozen process must
+// not hold a shop's shared lock for ever.
+const idleSession = time.Minute
+
+func (c *connector) Driver() driver.Driver { return c.inner.Driver() }
+
+// Connect opens a connection whose session is read-only outside of fenced
+// transactions. The pool may call it with a context of its own, so there is no
+// scope to check yet; every use of the connection checks it.
+func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	dc, err := c.inner.Connect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("sharding: connect to pod %d: %w", c.pod, err)
+	}
+	full, ok := dc.(innerConn)
+	if !ok {
+		dc.Close()
+		return nil, fmt.Errorf("sharding: pod %d: the driver's connection (%T) lacks the context methods; use go-sql-driver/mysql", c.pod, dc)
+	}
+	for _, stmt := range []string{
+		`SET SESSION TRANSACTION READ ONLY`,
+		fmt.Sprintf(`SET SESSION wait_timeout = %d`, int(idleSession/time.Second)),
+	} {
+		if _, err := full.ExecContext(ctx, stmt, nil); err != nil {
+			dc.Close()
+			return nil, fmt.Errorf("sharding: prepare a session of pod %d: %w", c.pod, err)
+		}
+	}
+	// One text with two statements could carry a COMMIT past the check of its
+	// first word. The server must find it a syntax error.
+	if _, err := full.ExecContext(ctx, `DO 0; DO 0`, nil); err == nil {
+		dc.Close()
+		return nil, fmt.Errorf("sharding: pod %d: the connection allows several statements in one text; set MultiStatements to false in the driver's configuration", c.pod)
+	} else if !serverSaid(err) {
+		dc.Close()
+		return nil, fmt.Errorf("sharding: prepare a session of pod %d: %w", c.pod, err)
+	}
+	return &conn{pod: c.pod, innerConn: full}, nil
+}
+
+// serverSaid reports whether err is the server's answer rather than the lack of
+// one.
+func serverSaid(err error) bool {
+	var e *mysql.MySQLError
+	return errors.As(err, &e)
+}
+
+// innerConn is what we need from the driver's connections.
+type innerConn interface {
+	driver.Conn
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.Pinger
+	driver.SessionResetter
+	driver.Validator
+	driver.NamedValueChecker
+}
+
+// A conn is one connection of a pod. database/sql uses it from one goroutine at
+// a time.
+type conn struct {
+	pod podworks.PodID
+	innerConn
+	inTx bool
+}
+
+var _ innerConn = (*conn)(nil)
+
+// check returns the live scope of ctx for this pod.
+func (c *conn) check(ctx context.Context) (*Scope, podworks.Route, error) {
+	s, ok := scopeFrom(ctx)
+	if !ok {
+		return nil, podworks.Route{}, &Error{Pod: c.pod, Err: ErrNoScope}
+	}
+	route, err := s.allow(c.pod)
+	return s, route, err
+}
+
+func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if _, _, err := c.check(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.permit(query); err != nil {
+		return nil, err
+	}
+	rows, err := c.innerConn.QueryContext(ctx, query, args)
+	return rows, c.explain(err)
+}
+
+func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	_, route, err := c.check(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.permit(query); err != nil {
+		return nil, err
+	}
+	exec := func() (driver.Result, error) { return c.exec(ctx, query, args) }
+	if c.inTx || classify(query) != writes {
+		res, err := exec()
+		return res, c.explain(err)
+	}
+	return c.fenced(ctx, route, exec)
+}
+
+// exec runs a statement with arguments even where the driver would rather have
+// it prepared: database/sql's own way of doing that starts with a statement of
+// its own, and would fence twice.
+func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	res, err := c.innerConn.ExecContext(ctx, query, args)
+	if !errors.Is(err, driver.ErrSkip) {
+		return res, err
+	}
+	st, err := c.innerConn.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer st.Close()
+	return st.(driver.StmtExecContext).ExecContext(ctx, args)
+}
+
+// fenced runs one write statement in a transaction of its own.
+func (c *conn) fenced(ctx context.Context, route podworks.Route, exec func() (driver.Result, error)) (driver.Result, error) {
+	t, err := c.begin(ctx, route, driver.TxOptions{})
+	if err != nil {
+		return nil, err
+	}
+	res, err := exec()
+	if err != nil {
+		return nil, errors.Join(err, t.Rollback())
+	}
+	if err := t.Commit(); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	if _, _, err := c.check(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.permit(query); err != nil {
+		return nil, err
+	}
+	st, err := c.innerConn.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	full, ok := st.(innerStmt)
+	if !ok {
+		st.Close()
+		return nil, fmt.Errorf("sharding: pod %d: the driver's statement (%T) lacks the context methods; use go-sql-driver/mysql", c.pod, st)
+	}
+	return &stmt{innerStmt: full, conn: c, kind: classify(query)}, nil
+}
+
+// Prepare, Begin and their like without a context can carry no scope.
+func (c *conn) Prepare(string) (driver.Stmt, error) { return nil, &Error{Pod: c.pod, Err: ErrNoScope} }
+
+// Begin is refused like Prepare.
+func (c *conn) Begin() (driver.Tx, error) { return nil, &Error{Pod: c.pod, Err: ErrNoScope} }
+
+// permit refuses what would lose the fence's lock.
+func (c *conn) permit(query string) error {
+	if classify(query) != refused {
+		return nil
+	}
+	begin := query
+	if len(begin) > 60 {
+		begin = begin[:60] + "…"
+	}
+	return &Error{Pod: c.pod, Err: ErrRefused, Note: fmt.Sprintf("%q would end the transaction or commit it implicitly, and with it the lock that keeps the shop's writes in one pod; run schema changes outside of a scope, and use Scope.Tx for transactions", begin)}
+}
+
+// explain adds what a server's bare number doesn't say.
+func (c *conn) explain(err error) error {
+	const readOnlyTransaction = 1792
+	var e *mysql.MySQLError
+	if errors.As(err, &e) && e.Number == readOnlyTransaction {
+		return &Error{Pod: c.pod, Err: ErrRefused, Note: "this statement writes outside of a fenced transaction; run it in Scope.Tx: " + e.Message}
+	}
+	return err
+}
+
+// BeginTx starts a transaction; unless it is read-only, it has the fence's
+// shared lock when BeginTx returns.
+func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	_, route, err := c.check(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.begin(ctx, route, opts)
+}
+
+var isolations = map[driver.IsolationLevel]string{
+	0: "", // the server's default
+	1: "READ UNCOMMITTED",
+	2: "READ COMMITTED",
+	4: "REPEATABLE READ",
+	6: "SERIALIZABLE",
+}
+
+func (c *conn) begin(ctx context.Context, route podworks.Route, opts driver.TxOptions) (*tx, error) {
+	level, ok := isolations[opts.Isolation]
+	if !ok {
+		return nil, fmt.Errorf("sharding: MySQL has no isolation level %d", opts.Isolation)
+	}
+	if level != "" {
+		if _, err := c.innerConn.ExecContext(ctx, `SET TRANSACTION ISOLATION LEVEL `+level, nil); err != nil {
+			return nil, err
+		}
+	}
+	mode := `START TRANSACTION READ WRITE`
+	if opts.ReadOnly {
+		mode = `START TRANSACTION READ ONLY`
+	}
+	if _, err := c.innerConn.ExecContext(ctx, mode, nil); err != nil {
+		return nil, err
+	}
+	c.inTx = true
+	t := &tx{conn: c}
+	if opts.ReadOnly {
+		return t, nil
+	}
+	row, err := c.lock(ctx, route.Shop)
+	if err == nil && (row.State != fence.Open || row.Epoch != route.Epoch) {
+		err = &Error{Shop: route.Shop, Pod: c.pod, Err: ErrMoved, Note: fmt.Sprintf("the write came with epoch %d; the pod's fence says %v", route.Epoch, row)}
+	}
+	if err != nil {
+		// Rolled back at once, so that the gap lock on a missing row, which would
+		// keep a mover or a new shop from making it, does not stay.
+		if rollback := t.Rollback(); rollback != nil {
+			err = errors.Join(err, rollback)
+		}
+		return nil, err
+	}
+	return t, nil
+}
+
+// lock takes the shared lock on the shop's row. This select is a locking one,
+// so it sees the newest row and leaves the transaction's snapshot to be taken
+// by the first read of the application, after the lock.
+func (c *conn) lock(ctx context.Context, shop podworks.ShopID) (fence.Row, error) {
+	row := fence.Row{Shop: shop, State: fence.Absent}
+	rows, err := c.innerConn.QueryContext(ctx, fence.SharedLock(shop), nil)
+	if err != nil {
+		return row, err
+	}
+	dest := make([]driver.Value, 4)
+	switch err := rows.Next(dest); {
+	case errors.Is(err, io.EOF):
+		return row, rows.Close()
+	case err != nil:
+		rows.Close()
+		return row, err
+	}
+	epoch, errEpoch := toUint(dest[0])
+	destination, errDestination := toUint(dest[2])
+	token, errToken := toUint(dest[3])
+	row.Epoch, row.State, row.Destination, row.Token = podworks.Epoch(epoch), fence.State(toString(dest[1])), podworks.PodID(destination), token
+	return row, errors.Join(errEpoch, errDestination, errToken, rows.Close())
+}
+
+func toUint(v driver.Value) (uint64, error) {
+	switch v := v.(type) {
+	case int64:
+		return uint64(v), nil
+	case uint64:
+		return v, nil
+	}
+	var n uint64
+	if _, err := fmt.Sscanf(toString(v), "%d", &n); err != nil {
+		return 0, fmt.Errorf("sharding: the fence row holds %q, want a number", toString(v))
+	}
+	return n, nil
+}
+
+func toString(v driver.Value) string {
+	if b, ok := v.([]byte); ok {
+		return string(b)
+	}
+	s, _ := v.(string)
+	return s
+}
+
+// A tx ends what begin began.
+type tx struct{ conn *conn }
+
+// Commit sends COMMIT, whatever became of the caller's context: the driver has
+// none here, and an interrupted COMMIT would only leave us not knowing. It never
+// returns driver.ErrBadConn, for which database/sql would do the work again.
+func (t *tx) Commit() error {
+	c := t.conn
+	c.inTx = false
+	_, err := c.innerConn.ExecContext(context.Background(), `COMMIT`, nil)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, driver.ErrBadConn):
+		// The driver's promise: nothing was sent. With the connection the
+		// transaction is gone too.
+		return fmt.Errorf("sharding: pod %d: rolled back: the connection was lost before COMMIT was sent", c.pod)
+	case refusedCommit(err):
+		return fmt.Errorf("sharding: pod %d: rolled back: %w", c.pod, err)
+	}
+	return fmt.Errorf("sharding: pod %d: %w: %w", c.pod, podworks.ErrOutcomeUnknown, err)
+}
+
+// refusedCommit reports whether the server answered, and its answer means that
+// the transaction is rolled back. The exceptions are answers that a session
+// also gets when it is ended in the middle of committing.
+func refusedCommit(err error) bool {
+	var e *mysql.MySQLError
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Number {
+	case 1053, // server shutdown in progress
+		1180, // error during COMMIT
+		1317, // query execution was interrupted
+		1927, // connection was killed
+		3168, // server isn't available
+		4031: // the client was disconnected because of inactivity
+		return false
+	}
+	return true
+}
+
+func (t *tx) Rollback() error {
+	c := t.conn
+	c.inTx = false
+	_, err := c.innerConn.ExecContext(context.Background(), `ROLLBACK`, nil)
+	return err
+}
+
+// innerStmt is what we need from the driver's prepared statements.
+type innerStmt interface {
+	driver.Stmt
+	driver.StmtExecContext
+	driver.StmtQueryContext
+	driver.NamedValueChecker
+}
+
+// A stmt checks the scope at every use: prepared under one shop, it must not
+// run under another's.
+type stmt struct {
+	innerStmt
+	conn *conn
+	kind kind
+}
+
+func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	_, route, err := s.conn.check(ctx)
+	if err != nil {
+		return nil, err
+	}
+	exec := func() (driver.Result, error) { return s.innerStmt.ExecContext(ctx, args) }
+	if s.conn.inTx || s.kind != writes {
+		res, err := exec()
+		return res, s.conn.explain(err)
+	}
+	return s.conn.fenced(ctx, route, exec)
+}
+
+func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	if _, _, err := s.conn.check(ctx); err != nil {
+		return nil, err
+	}
+	rows, err := s.innerStmt.QueryContext(ctx, args)
+	return rows, s.conn.explain(err)
+}

@@ -1,0 +1,75 @@
+package sharding
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/podworks/podworks"
+	"github.com/podworks/podworks/internal/signature"
+)
+
+// Middleware puts the scope of the request's shop into the request's context.
+// With a key it believes the headers that the edge signed, and nothing else;
+// without one it finds the shop by the request's host.
+//
+//	no signed headers, or false ones   403
+//	unknown shop or host               404
+//	directory out of reach             503
+//
+// The scope ends when the handler returns.
+func (c *Cluster) Middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		named, err := c.named(r)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		ctx, s, release, err := c.Acquire(r.Context(), named.Shop)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		defer release()
+		if named.Epoch > s.Route().Epoch {
+			// The edge has heard of a move that we have not.
+			if err := s.refused(ctx); err != nil {
+				refuse(w, err)
+				return
+			}
+			ctx = podworks.WithRoute(ctx, s.Route())
+		}
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// named returns the route, or at least the shop, that the request names.
+func (c *Cluster) named(r *http.Request) (podworks.Route, error) {
+	if c.opts.Key != nil {
+		return signature.Verify(r.Header, c.opts.Key, time.Now())
+	}
+	host := strings.ToLower(r.Host)
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return c.dir.store.LookupHost(r.Context(), strings.TrimSuffix(host, "."))
+}
+
+func refuse(w http.ResponseWriter, err error) {
+	code, text := http.StatusServiceUnavailable, "This shop can't be found right now. Please try again in a moment."
+	switch {
+	case errors.Is(err, signature.ErrMissing), errors.Is(err, signature.ErrInvalid):
+		code, text = http.StatusForbidden, "This request did not come through the edge: its route headers are missing or not signed by it."
+	case errors.Is(err, ErrUnknownShop):
+		code, text = http.StatusNotFound, "There is no shop here."
+	case errors.Is(err, context.Canceled):
+		return // the client has gone
+	default:
+		w.Header().Set("Retry-After", "1")
+	}
+	http.Error(w, fmt.Sprintf("%d: %s", code, text), code)
+}

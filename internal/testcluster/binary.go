@@ -97,7 +97,17 @@ func findMySQL(ctx context.Context) (*binary, error) {
 		}
 		asked = append(asked, describe(path, is, err))
 	}
-	var newest *binary
+	newest, others := newestUnpacked(ctx)
+	if newest != nil {
+		return newest, nil
+	}
+	asked = append(asked, others...)
+	return nil, missing("a MySQL server: no mysqld on the path is one, and none was unpacked", asked, "make mysql", env)
+}
+
+// newestUnpacked returns the newest of the unpacked servers that run, or nil
+// and what is wrong with those there are.
+func newestUnpacked(ctx context.Context) (newest *binary, asked []string) {
 	for _, b := range unpacked() {
 		is, err := b.ask(ctx)
 		switch {
@@ -107,10 +117,7 @@ func findMySQL(ctx context.Context) (*binary, error) {
 			newest = b
 		}
 	}
-	if newest != nil {
-		return newest, nil
-	}
-	return nil, missing("a MySQL server: no mysqld on the path is one, and none was unpacked", asked, "make mysql", env)
+	return newest, asked
 }
 
 // unpacked returns the servers that scripts/mysql has put into the cache. They

@@ -81,7 +81,7 @@ func (f *folder) socket() (string, error) {
 	return path, nil
 }
 
-// remove deletes f, and the directory of all folders if this was the last.
+// remove deletes the directory.
 func (f *folder) remove() error {
 	// The sweep of another process may look while this goes on. It must find
 	// the owner locked: owner goes with the rest, and is closed after that.
@@ -94,7 +94,15 @@ func (f *folder) remove() error {
 
 // baseDir returns the directory of all folders of this user, made if need be.
 func baseDir() (string, error) {
-	base := filepath.Join(os.TempDir(), "podworks-"+strconv.Itoa(os.Getuid()))
+	temp, err := filepath.EvalSymlinks(os.TempDir())
+	if err == nil {
+		// What the kernel says of a process's working directory has no links.
+		temp, err = filepath.Abs(temp)
+	}
+	if err != nil {
+		return "", fmt.Errorf("testcluster: %w", err)
+	}
+	base := filepath.Join(temp, "podworks-"+strconv.Itoa(os.Getuid()))
 	if err := os.Mkdir(base, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", fmt.Errorf("testcluster: %w", err)
 	}

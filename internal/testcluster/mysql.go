@@ -5,12 +5,13 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -24,7 +25,7 @@ const (
 	MySQL   Family = "mysql"
 )
 
-// Families are all families, in the order in which Each runs them.
+// Families returns all families, in the order in which Each runs them.
 func Families() []Family { return []Family{MariaDB, MySQL} }
 
 // MySQLOptions say how a MySQL or MariaDB server runs. The zero value is a
@@ -33,7 +34,7 @@ type MySQLOptions struct {
 	Family Family // default MariaDB
 
 	NoBinlog       bool
-	BinlogFormat   string // default ROW, and from MySQL 9.7 on nothing else
+	BinlogFormat   string // default ROW; MySQL 9.7 still has others, deprecated
 	BinlogRowImage string // default FULL
 	ServerID       uint32 // default NextServerID()
 
@@ -106,23 +107,10 @@ func StartMySQL(ctx context.Context, opts *MySQLOptions) (*MySQLServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !o.TCP {
-		return startMySQL(ctx, &o, b, from, 0)
-	}
-	// Nothing reserves a port between choosing it and listening on it.
-	for attempt := 1; ; attempt++ {
-		port, err := freePort()
-		if err != nil {
-			return nil, err
-		}
-		s, err := startMySQL(ctx, &o, b, from, port)
-		if err != nil && attempt < portAttempts && isPortTaken(err) {
-			continue
-		}
-		return s, err
-	}
+	return onPort(o.TCP, func(port int) (*MySQLServer, error) { return startMySQL(ctx, &o, b, from, port) })
 }
 
+// startMySQL starts the server b on a copy of the data directory template.
 func startMySQL(ctx context.Context, o *MySQLOptions, b *binary, template string, port int) (*MySQLServer, error) {
 	dir, err := newFolder(string(o.Family) + "-")
 	if err != nil {
@@ -151,7 +139,7 @@ func startMySQL(ctx context.Context, o *MySQLOptions, b *binary, template string
 		return nil, err
 	}
 	if err := s.configure(ctx, o); err != nil {
-		return nil, errors.Join(err, s.stop(killSignal))
+		return nil, errors.Join(err, s.stop(syscall.SIGKILL))
 	}
 	return s, nil
 }
@@ -177,11 +165,14 @@ func (o *MySQLOptions) validate() error {
 
 // smallArgs make a server of family f small and quick to start. They are used
 // for making its data directory too, so that the sizes of logs fit.
+//
+// Native asynchronous I/O is off because the machine has a fixed number of
+// contexts for it (fs.aio-max-nr), which some twenty servers use up.
 func smallArgs(f Family) []string {
 	if f == MySQL {
 		return []string{
 			"--innodb-buffer-pool-size=64M",
-			"--innodb-use-native-aio=OFF", // the number of contexts is limited for all processes together
+			"--innodb-use-native-aio=OFF",
 			"--auto-generate-certs=OFF",
 			"--caching-sha2-password-auto-generate-rsa-keys=OFF",
 		}
@@ -196,6 +187,8 @@ func smallArgs(f Family) []string {
 // arguments returns the command line of s.
 func (s *MySQLServer) arguments(o *MySQLOptions, b *binary) []string {
 	dir := s.Dir()
+	// The logs are written at each commit even if they are not synced: a test
+	// that kills a server is about the process, and expects its commits back.
 	flush, sync := "2", "0"
 	if o.Durable {
 		flush, sync = "1", "1"
@@ -215,9 +208,7 @@ func (s *MySQLServer) arguments(o *MySQLOptions, b *binary) []string {
 		"--sync-binlog="+sync,
 		"--relay-log=relay",
 	)
-	args = append(args, b.base()...)
-	args = append(args, asUser()...)
-	args = append(args, smallArgs(s.family)...)
+	args = slices.Concat(args, b.base(), asUser(), smallArgs(s.family))
 	if s.port == 0 {
 		args = append(args, "--skip-networking")
 	} else {
@@ -235,7 +226,7 @@ func (s *MySQLServer) arguments(o *MySQLOptions, b *binary) []string {
 	} else {
 		args = append(args,
 			"--log-bin=binlog",
-			// MySQL 9.7 may not know it any more.
+			// MySQL is about to drop it; configure checks.
 			"--loose-binlog-format="+o.BinlogFormat,
 			"--binlog-row-image="+o.BinlogRowImage,
 			logUpdates,
@@ -269,6 +260,9 @@ func (s *MySQLServer) arguments(o *MySQLOptions, b *binary) []string {
 			"--aria-pagecache-buffer-size=8M",
 			"--key-buffer-size=1M",
 		)
+		if !o.Durable {
+			args = append(args, "--debug-no-sync")
+		}
 		if o.GTID {
 			args = append(args, "--gtid-strict-mode=ON")
 		}
@@ -349,12 +343,7 @@ func (s *MySQLServer) Socket() string { return s.socket }
 func (s *MySQLServer) Port() int { return s.port }
 
 // Addr returns "127.0.0.1:port", or "" without TCP.
-func (s *MySQLServer) Addr() string {
-	if s.port == 0 {
-		return ""
-	}
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port))
-}
+func (s *MySQLServer) Addr() string { return loopback(s.port) }
 
 // Family returns the family of the server.
 func (s *MySQLServer) Family() Family { return s.family }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,19 +40,29 @@ func runsIn(pid int, dir string) bool {
 	return err == nil && bytes.Contains(cmdline, []byte(filepath.Base(dir)+"/"))
 }
 
-// awaitStopped waits until the kernel has stopped every thread of the server:
-// the signal is sent before that.
+// awaitStopped waits until the kernel has stopped every thread of the server,
+// which is a little after it was told to.
 func (p *Process) awaitStopped() error {
-	pid := p.Pid()
+	tasks := fmt.Sprintf("/proc/%d/task", p.Pid())
 	for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		threads, err := os.ReadDir(tasks)
 		if err != nil {
 			return fmt.Errorf("testcluster: %s has ended%s", p.name, p.tail())
 		}
-		// pid (name) state …, and the name may contain anything.
-		if i := bytes.LastIndexByte(stat, ')'); i >= 0 && i+2 < len(stat) && stat[i+2] == 'T' {
+		if !slices.ContainsFunc(threads, func(e os.DirEntry) bool { return runs(filepath.Join(tasks, e.Name())) }) {
 			return nil
 		}
 	}
 	return fmt.Errorf("testcluster: %s has not stopped %v after SIGSTOP", p.name, stopTimeout)
+}
+
+// runs reports whether a thread is neither stopped nor gone.
+func runs(task string) bool {
+	stat, err := os.ReadFile(task + "/stat")
+	if err != nil {
+		return false
+	}
+	// "tid (name) state …", and the name may contain anything.
+	_, state, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")
+	return !strings.HasPrefix(state, "T")
 }

@@ -1,10 +1,12 @@
 package testcluster
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +23,9 @@ const (
 	startTimeout = 90 * time.Second
 	// How long a server may take to end on its own before it is killed.
 	stopTimeout = 30 * time.Second
+	// The same if its data is thrown away: a MySQL with two replicas takes
+	// eight seconds to part from them.
+	discardTimeout = 3 * time.Second
 	// How long to wait between two looks at a server that is starting.
 	pollEvery = 10 * time.Millisecond
 )
@@ -73,6 +78,11 @@ func (p *Process) launch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("no answer within %v", startTimeout))
 	defer cancel()
 
+	// What a killed server left: mysqld would look whether the process named in
+	// the second still lives, and by now another may have its number.
+	for _, name := range []string{"sock", "sock.lock"} {
+		_ = os.Remove(filepath.Join(p.dir.path, name))
+	}
 	log, err := os.OpenFile(p.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("testcluster: %s: %w", p.name, err)
@@ -102,7 +112,7 @@ func (p *Process) launch(ctx context.Context) error {
 		err = p.awaitReady(ctx, exited)
 	}
 	if err != nil {
-		p.end(syscall.SIGKILL)
+		_, _ = p.end(syscall.SIGKILL, 0)
 		return fmt.Errorf("testcluster: %s did not start: %w%s", p.name, err, p.tail())
 	}
 	return nil
@@ -172,14 +182,19 @@ func (p *Process) Resume() error { return p.signal(syscall.SIGCONT) }
 func (p *Process) Kill() error {
 	p.change.Lock()
 	defer p.change.Unlock()
-	return p.end(syscall.SIGKILL)
+	_, err := p.end(syscall.SIGKILL, 0)
+	return err
 }
 
 // Shutdown ends the server in good order and keeps its directory, for Restart.
 func (p *Process) Shutdown() error {
 	p.change.Lock()
 	defer p.change.Unlock()
-	return p.end(syscall.SIGTERM)
+	inTime, err := p.end(syscall.SIGTERM, stopTimeout)
+	if err == nil && !inTime {
+		return fmt.Errorf("testcluster: %s was killed: it had not ended %v after SIGTERM%s", p.name, stopTimeout, p.tail())
+	}
+	return err
 }
 
 // Restart starts the server again after Kill, Shutdown, or a crash: same
@@ -201,14 +216,14 @@ func (p *Process) Restart(ctx context.Context) error {
 	return p.launch(ctx)
 }
 
-// Stop ends the server in good order and removes its directory. A second Stop
-// does nothing. If the server had already ended without being asked to, Stop
-// cleans up as well and says so in its error.
+// Stop ends the server in good order, which is cut short after three seconds,
+// and removes its directory. A second Stop does nothing. If the server had
+// already ended without being asked to, Stop cleans up and says so in its error.
 func (p *Process) Stop() error { return p.stop(syscall.SIGTERM) }
 
 func (p *Process) stop(sig syscall.Signal) error {
 	p.change.Lock()
-	err := p.end(sig)
+	_, err := p.end(sig, discardTimeout)
 	p.change.Unlock()
 	return errors.Join(err, p.discard())
 }
@@ -250,39 +265,42 @@ func (p *Process) discard() error {
 	return nil
 }
 
-// end sends sig and waits for the end of the server; p.change is held. It
-// returns an error if the server had ended by itself before.
-func (p *Process) end(sig syscall.Signal) error {
+// end sends sig and waits for the end of the server; p.change is held. After
+// the patience it kills, and reports that it was not in time. It returns an
+// error if the server had ended by itself before.
+func (p *Process) end(sig syscall.Signal, patience time.Duration) (inTime bool, err error) {
 	p.mu.Lock()
 	cmd, exited, asked := p.cmd, p.exited, p.asked
 	p.asked = true
 	p.mu.Unlock()
 	if cmd == nil {
-		return nil // it could not even be started
+		return true, nil // it could not even be started
 	}
 	select {
 	case <-exited:
 		if asked {
-			return nil
+			return true, nil
 		}
-		return fmt.Errorf("testcluster: %s had ended by itself with %v%s", p.name, cmd.ProcessState, p.tail())
+		return true, fmt.Errorf("testcluster: %s had ended by itself with %v%s", p.name, cmd.ProcessState, p.tail())
 	default:
 	}
-	// Errors mean that it has ended meanwhile.
+	// Signals fail only if it has ended meanwhile.
 	_ = cmd.Process.Signal(sig)
-	if sig != syscall.SIGKILL {
-		_ = cmd.Process.Signal(syscall.SIGCONT) // a paused server hears nothing else
-		select {
-		case <-exited:
-			return nil
-		case <-time.After(stopTimeout):
-		}
-		_ = cmd.Process.Signal(syscall.SIGKILL)
+	if sig == syscall.SIGKILL {
 		<-exited
-		return fmt.Errorf("testcluster: %s was killed: it had not ended %v after SIGTERM%s", p.name, stopTimeout, p.tail())
+		return true, nil
 	}
+	_ = cmd.Process.Signal(syscall.SIGCONT) // a paused server hears nothing else
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-exited:
+		return true, nil
+	case <-timer.C:
+	}
+	_ = cmd.Process.Signal(syscall.SIGKILL)
 	<-exited
-	return nil
+	return false, nil
 }
 
 // signal sends sig to a running server.
@@ -311,4 +329,28 @@ func (p *Process) tail() string {
 		all = all[len(all)-lines:]
 	}
 	return "; its log ends with:\n\t" + strings.Join(all, "\n\t")
+}
+
+// askSocket sends a question and wants a line that begins with answer.
+func askSocket(ctx context.Context, network, address, question, answer string) error {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = c.SetDeadline(deadline) // fails on a closed connection, as the next line does
+	}
+	if _, err := c.Write([]byte(question)); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(line, answer) {
+		return fmt.Errorf("answered %q to %q, want %s", line, question, answer)
+	}
+	return nil
 }

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // Main runs the tests of a package and stops every server that they started.
@@ -87,6 +89,25 @@ func Start(t testing.TB, opts *MySQLOptions) *MySQLServer {
 	return s
 }
 
+// Redis starts a Redis for this test alone, which is stopped at its end.
+func Redis(t testing.TB, opts *RedisOptions) *RedisServer {
+	t.Helper()
+	s, err := StartRedis(t.Context(), opts)
+	check(t, err)
+	stopAtEnd(t, s.Process)
+	return s
+}
+
+// Memcached starts a memcached for this test alone, which is stopped at its
+// end.
+func Memcached(t testing.TB, opts *MemcachedOptions) *MemcachedServer {
+	t.Helper()
+	s, err := StartMemcached(t.Context(), opts)
+	check(t, err)
+	stopAtEnd(t, s.Process)
+	return s
+}
+
 var databases atomic.Uint64
 
 // Database creates an empty database on s and returns its name. It is dropped
@@ -108,7 +129,7 @@ func Database(t testing.TB, s *MySQLServer) string {
 		defer db.Close()
 		// The test may have killed, paused, or locked the server: this is
 		// cleanliness, not the test.
-		ctx, cancel := context.WithTimeout(context.Background(), startTimeout/30)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
 		_, _ = db.ExecContext(ctx, "DROP DATABASE IF EXISTS "+name)
 	})
@@ -118,7 +139,7 @@ func Database(t testing.TB, s *MySQLServer) string {
 // stopAtEnd stops p at the end of the test.
 func stopAtEnd(t testing.TB, p *Process) {
 	t.Cleanup(func() {
-		if err := p.stop(killSignal); err != nil {
+		if err := p.stop(syscall.SIGKILL); err != nil {
 			t.Error(err)
 		}
 	})

@@ -1,0 +1,298 @@
+package ferry
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/podworks/podworks/internal/fence"
+)
+
+// A rowID names a row of the shop.
+type rowID struct {
+	table int
+	key   int64
+}
+
+// A chunk is a range of a table's rows, read from the source without locks
+// between two markers of the log.
+type chunk struct {
+	table  int
+	after  int64 // the rows' keys are above it, if from is true
+	from   bool
+	upTo   int64 // and up to it, if last is false
+	last   bool
+	keys   []int64
+	rows   [][]any // one value a writable column
+	repair bool    // of single rows that were found different
+}
+
+// holds reports whether a key is in the chunk's range.
+func (c *chunk) holds(key int64) bool {
+	return (!c.from || key > c.after) && (c.last || key <= c.upTo)
+}
+
+// An applier is the one goroutine that writes rows to the target. It takes the
+// log's groups in order, and at a marker the chunk that was read before it.
+//
+// Why a chunk and the log together give the source's rows: the chunk was read
+// after the marker before it was committed and before its own marker was
+// written. So it has everything up to the first marker, perhaps some of what
+// came between the two, and nothing later. A row that no event between the two
+// markers names is, in the chunk, as it was at the second one; a row that one
+// does name is taken from the last such event. Both are therefore as of the
+// second marker, which is where the applier is in the log when it writes them.
+//
+// Rows of keys that no chunk has brought yet are left to the copy; the events
+// since the last marker are kept in case the next chunk brings their keys.
+type applier struct {
+	m       *move
+	cursors []cursor        // by table
+	batch   map[rowID][]any // rows to write, nil ones to delete
+	pending map[rowID][]any // since the last chunk's marker, of keys not yet copied
+	at      position        // of the last group taken
+}
+
+// A cursor says how far a table is copied.
+type cursor struct {
+	started bool
+	upTo    int64
+	done    bool
+}
+
+func (c cursor) covers(key int64) bool { return c.done || c.started && key <= c.upTo }
+
+const (
+	maxBatch  = 1000    // rows, after which a transaction is applied even if more are waiting
+	maxInsert = 1 << 19 // bytes of values in one INSERT, about
+)
+
+func (a *applier) run(ctx context.Context, in <-chan group) error {
+	for {
+		var g group
+		select {
+		case g = <-in:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		a.take(g)
+		switch {
+		case g.marker != 0:
+			c := a.m.chunkAt(g.marker)
+			if err := a.flush(ctx, c); err != nil {
+				return err
+			}
+			a.m.reached(g.marker)
+		case len(in) == 0 || len(a.batch) >= maxBatch:
+			if err := a.flush(ctx, nil); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// take sorts a group's changes into those to apply and those for the copy.
+// Later images of a row replace earlier ones: only whole groups are written, so
+// the target goes from one state of the source to another, and a unique value
+// that two rows exchanged meanwhile is no conflict.
+func (a *applier) take(g group) {
+	a.at = g.end
+	for _, c := range g.changes {
+		id := rowID{c.table, c.key}
+		if a.cursors[c.table].covers(c.key) {
+			a.batch[id] = c.row
+		} else {
+			a.pending[id] = c.row
+		}
+	}
+	a.m.touched(g.changes)
+}
+
+// flush writes the batch, and the chunk if there is one, in one transaction
+// with the position they bring the target to.
+func (a *applier) flush(ctx context.Context, c *chunk) error {
+	if len(a.batch) == 0 && c == nil {
+		return nil
+	}
+	m := a.m
+	tx, err := m.dst.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := fence.Applying(ctx, tx, m.shop, m.token); err != nil {
+		return err
+	}
+	w := &writer{tx: tx, m: m}
+	if c != nil && c.repair {
+		a.mend(c)
+	}
+	if err := w.replace(ctx, a.batch); err != nil {
+		return err
+	}
+	if c != nil && !c.repair {
+		if err := a.copied(ctx, w, c); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.ExecContext(ctx, `REPLACE INTO podworks_ferry_tail (shop_id, file, pos) VALUES (?, ?, ?)`, int64(m.shop), a.at.file, a.at.pos); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	m.applied(len(a.batch), c)
+	clear(a.batch)
+	if c != nil && !c.repair {
+		a.cursors[c.table] = cursor{started: true, upTo: c.upTo, done: c.last}
+		clear(a.pending)
+	}
+	return nil
+}
+
+// mend puts a repair's rows into the batch, but for those that the log has
+// touched since they were found different.
+func (a *applier) mend(c *chunk) {
+	rows := map[int64][]any{}
+	for i, key := range c.keys {
+		rows[key] = c.rows[i]
+	}
+	for key, row := range rows {
+		if id := (rowID{c.table, key}); !a.m.isDirty(id) {
+			a.batch[id] = row
+		}
+	}
+}
+
+// copied inserts a chunk's rows, with what the log says of its keys.
+func (a *applier) copied(ctx context.Context, w *writer, c *chunk) error {
+	t := w.m.tables[c.table]
+	ins := w.insert(t)
+	for i, key := range c.keys {
+		if _, later := a.pending[rowID{c.table, key}]; later {
+			continue
+		}
+		if err := ins.add(ctx, c.rows[i]); err != nil {
+			return err
+		}
+	}
+	for id, row := range a.pending {
+		if id.table != c.table || !c.holds(id.key) || row == nil {
+			continue
+		}
+		if err := ins.add(ctx, row); err != nil {
+			return err
+		}
+	}
+	if err := ins.flush(ctx); err != nil {
+		return err
+	}
+	_, err := w.tx.ExecContext(ctx, `REPLACE INTO podworks_ferry_copy (shop_id, table_name, last_key, done) VALUES (?, ?, ?, ?)`,
+		int64(w.m.shop), t.name, c.upTo, c.last)
+	return err
+}
+
+// A writer writes rows in one transaction on the target.
+type writer struct {
+	tx *sql.Tx
+	m  *move
+}
+
+// replace deletes the rows and inserts those that are not nil. All deletes of
+// a table come before its inserts.
+func (w *writer) replace(ctx context.Context, rows map[rowID][]any) error {
+	byTable := map[int][]int64{}
+	for id := range rows {
+		byTable[id.table] = append(byTable[id.table], id.key)
+	}
+	for i, keys := range byTable {
+		t := w.m.tables[i]
+		for part := range slices.Chunk(keys, 500) {
+			if _, err := w.tx.ExecContext(ctx, `DELETE FROM `+quote(t.name)+` WHERE `+w.m.rowsIn(t, part)); err != nil {
+				return fmt.Errorf("table %s: %w", t.name, err)
+			}
+		}
+		ins := w.insert(t)
+		for _, key := range keys {
+			row := rows[rowID{i, key}]
+			if row == nil {
+				continue
+			}
+			if err := ins.add(ctx, row); err != nil {
+				return err
+			}
+		}
+		if err := ins.flush(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// An inserter collects rows into INSERT statements of some size. A key that is
+// taken is an error: it would be another shop's row, or one that nobody here
+// wrote.
+type inserter struct {
+	w     *writer
+	t     *table
+	head  string
+	text  strings.Builder
+	args  []any
+	bytes int
+}
+
+func (w *writer) insert(t *table) *inserter {
+	var names []string
+	for _, i := range t.writable() {
+		names = append(names, quote(t.columns[i].name))
+	}
+	return &inserter{w: w, t: t, head: `INSERT INTO ` + quote(t.name) + ` (` + strings.Join(names, ", ") + `) VALUES `}
+}
+
+func (ins *inserter) add(ctx context.Context, row []any) error {
+	if ins.text.Len() == 0 {
+		ins.text.WriteString(ins.head)
+	} else {
+		ins.text.WriteByte(',')
+	}
+	ins.text.WriteByte('(')
+	for i, v := range row {
+		if i > 0 {
+			ins.text.WriteByte(',')
+		}
+		switch v := v.(type) {
+		case encoded:
+			ins.text.WriteString(`CONVERT(? USING ` + v.charset + `)`)
+			ins.args = append(ins.args, v.bytes)
+			ins.bytes += len(v.bytes)
+			continue
+		case string:
+			ins.bytes += len(v)
+		case []byte:
+			ins.bytes += len(v)
+		}
+		ins.text.WriteByte('?')
+		ins.args = append(ins.args, v)
+		ins.bytes += 8
+	}
+	ins.text.WriteByte(')')
+	if ins.bytes >= maxInsert {
+		return ins.flush(ctx)
+	}
+	return nil
+}
+
+func (ins *inserter) flush(ctx context.Context) error {
+	if ins.text.Len() == 0 {
+		return nil
+	}
+	_, err := ins.w.tx.ExecContext(ctx, ins.text.String(), ins.args...)
+	ins.text.Reset()
+	ins.args, ins.bytes = ins.args[:0], 0
+	if err != nil {
+		return fmt.Errorf("table %s: %w", ins.t.name, err)
+	}
+	return nil
+}

@@ -1,0 +1,230 @@
+package ferry
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/podworks/podworks"
+	"github.com/podworks/podworks/internal/directory"
+	"github.com/podworks/podworks/internal/fence"
+)
+
+// Run finishes or undoes the moves whose movers died, looking once a second,
+// until ctx ends. Any number of processes may run it.
+func (f *Ferry) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if _, err := f.Recover(ctx); err != nil && ctx.Err() == nil {
+			f.opts.Logger.Warn("recovering moves", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// Recover finishes or undoes, once, the moves whose movers were silent for
+// Options.Lease, and returns those it settled.
+//
+//	journal    source's fence            then
+//	running    moved by its token        decide, and as decided; as aborting if a pod failed over
+//	running    anything else             abort, and as aborting, or as decided if that came first
+//	decided                              open the target, retire the row
+//	aborting                             reopen the source if this move closed it, make the target's
+//	                                     fence absent, delete the copy, retire the row
+func (f *Ferry) Recover(ctx context.Context) ([]podworks.Move, error) {
+	moves, err := f.dir.Moves(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ferry: %w", err)
+	}
+	var settled []podworks.Move
+	var errs []error
+	for _, mv := range moves {
+		if mv.Idle < f.opts.Lease {
+			continue
+		}
+		if err := f.recover(ctx, mv); err != nil {
+			errs = append(errs, fmt.Errorf("ferry: recover move %d of shop %d: %w", mv.Token, mv.From.Shop, err))
+			continue
+		}
+		settled = append(settled, mv)
+	}
+	return settled, errors.Join(errs...)
+}
+
+func (f *Ferry) recover(ctx context.Context, mv podworks.Move) error {
+	src, dst, err := f.pair(mv.From.Pod, mv.To.Pod)
+	if err != nil {
+		return err
+	}
+	defer src.db.Close()
+	defer dst.db.Close()
+	decided, err := f.settle(ctx, src, dst, mv)
+	if err == nil {
+		f.opts.Logger.Info("move recovered", "shop", mv.From.Shop, "token", mv.Token, "moved", decided)
+	}
+	return err
+}
+
+// settle brings a move to an end, whatever state it is in. Each step can be
+// repeated, by anyone and at the same time; the journal row's one transaction
+// says which way it goes.
+func (f *Ferry) settle(ctx context.Context, src, dst *server, mv podworks.Move) (decided bool, err error) {
+	state := mv.State
+	if state == podworks.MoveRunning {
+		// This look is only a hint at which way is shorter. Either way is safe.
+		row, err := fence.Read(ctx, src.db, mv.From.Shop, "")
+		if err != nil {
+			return false, err
+		}
+		if row.State == fence.Moved && row.Token == mv.Token && row.Epoch == mv.From.Epoch {
+			_, err := f.dir.Decide(ctx, mv.Token)
+			switch {
+			case err == nil:
+				state = podworks.MoveDecided
+			case !errors.Is(err, directory.ErrNotOurs):
+				return false, err
+			}
+		}
+	}
+	if state == podworks.MoveRunning {
+		err := f.dir.Abort(ctx, mv.Token)
+		switch {
+		case errors.Is(err, directory.ErrDecided):
+			state = podworks.MoveDecided
+		case err != nil:
+			return false, err
+		}
+	}
+	if state == podworks.MoveDecided || state == podworks.MoveDone {
+		if err := fence.Release(ctx, dst.db, mv.From.Shop, mv.To.Epoch, mv.Token); err != nil {
+			return true, fmt.Errorf("open the target: %w", err)
+		}
+		return true, f.finish(ctx, dst, mv)
+	}
+	return false, f.undo(ctx, src, dst, mv)
+}
+
+// undo takes back an aborted move. The source comes first: its writers may be
+// waiting. A mover that is alive and holds the source's lock is waited for.
+func (f *Ferry) undo(ctx context.Context, src, dst *server, mv podworks.Move) error {
+	if err := fence.Reopen(ctx, src.db, mv.From, mv.Token); err != nil {
+		return fmt.Errorf("reopen the source: %w", err)
+	}
+	if err := fence.Tombstone(ctx, dst.db, mv.From.Shop, mv.Token); err != nil {
+		return fmt.Errorf("fence the target: %w", err)
+	}
+	if _, err := f.deleteRows(ctx, dst, mv.From.Shop, fence.Absent, mv.Token); err != nil && !errors.Is(err, fence.ErrToken) {
+		return fmt.Errorf("delete the copy: %w", err) // ErrToken: the rows are another move's by now
+	}
+	return f.dir.Finish(ctx, mv.Token)
+}
+
+// finish forgets how far the copy was, and retires the journal row.
+func (f *Ferry) finish(ctx context.Context, dst *server, mv podworks.Move) error {
+	if err := forget(ctx, dst.db, mv.From.Shop); err != nil {
+		return err
+	}
+	return f.dir.Finish(ctx, mv.Token)
+}
+
+type execer interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+func forget(ctx context.Context, db execer, shop podworks.ShopID) error {
+	for _, table := range []string{"podworks_ferry_tail", "podworks_ferry_copy"} {
+		if _, err := db.ExecContext(ctx, `DELETE FROM `+table+` WHERE shop_id = ?`, int64(shop)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closedBy reports whether a running move has closed its source.
+func (f *Ferry) closedBy(ctx context.Context, mv podworks.Move) (bool, error) {
+	src, err := f.open(mv.From.Pod)
+	if err != nil {
+		return false, err
+	}
+	defer src.db.Close()
+	row, err := fence.Read(ctx, src.db, mv.From.Shop, "")
+	return row.State == fence.Moved && row.Token == mv.Token, err
+}
+
+// Clean deletes a shop's rows from a pod that it has left, and returns how many.
+// It refuses unless the pod's fence says that the shop has moved away. Rows go
+// in small transactions, each of which looks at the fence under a lock, so that
+// a shop that comes back in between loses nothing.
+//
+// Leave the rows for at least a day: a process that has not heard of the move
+// still reads them, and so does who needs to look something up.
+func (f *Ferry) Clean(ctx context.Context, shop podworks.ShopID, pod podworks.PodID) (int64, error) {
+	s, err := f.open(pod)
+	if err != nil {
+		return 0, fmt.Errorf("ferry: %w", err)
+	}
+	defer s.db.Close()
+	row, err := fence.Read(ctx, s.db, shop, "")
+	if err != nil {
+		return 0, fmt.Errorf("ferry: %w", err)
+	}
+	if row.State != fence.Moved {
+		return 0, fmt.Errorf("%w: clean shop %d from pod %d: the shop has not moved away from it (%v)", ErrRefused, shop, pod, row)
+	}
+	n, err := f.deleteRows(ctx, s, shop, fence.Moved, row.Token)
+	if err != nil {
+		return n, fmt.Errorf("ferry: clean shop %d from pod %d: %w", shop, pod, err)
+	}
+	return n, nil
+}
+
+// deleteRows deletes a shop's rows from a pod whose fence says state with token.
+func (f *Ferry) deleteRows(ctx context.Context, s *server, shop podworks.ShopID, state fence.State, token uint64) (total int64, err error) {
+	const step = 2000
+	tables, err := describe(ctx, s.db)
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range f.opts.Ignore {
+		delete(tables, name)
+	}
+	for _, t := range tables {
+		i := t.column(f.opts.Column)
+		if i < 0 {
+			continue
+		}
+		for n := int64(step); n == step; total += n {
+			if n, err = f.deleteSome(ctx, s, shop, state, token, fmt.Sprintf(`DELETE FROM %s WHERE %s = %d LIMIT %d`, quote(t.name), quote(t.columns[i].name), shop, step)); err != nil {
+				return total, fmt.Errorf("table %s: %w", t.name, err)
+			}
+		}
+	}
+	return total, forget(ctx, s.db, shop)
+}
+
+func (f *Ferry) deleteSome(ctx context.Context, s *server, shop podworks.ShopID, state fence.State, token uint64, query string) (int64, error) {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer tx.Rollback()
+	if err := fence.Deleting(ctx, tx, shop, state, token); err != nil {
+		return 0, err
+	}
+	res, err := tx.ExecContext(ctx, query)
+	if err != nil {
+		return 0, err
+	}
+	n, err := res.RowsAffected()
+	if err != nil {
+		return 0, err
+	}
+	return n, tx.Commit()
+}

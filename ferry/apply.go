@@ -20,18 +20,18 @@ type rowID struct {
 // between two markers of the log.
 type chunk struct {
 	table  int
-	after  int64 // the rows' keys are above it, if from is true
-	from   bool
-	upTo   int64 // and up to it, if last is false
-	last   bool
+	after  cursor // the rows' keys are above it,
+	upTo   int64  // and up to this
+	last   bool   // of the table
 	keys   []int64
-	rows   [][]any // one value a writable column
-	repair bool    // of single rows that were found different
+	rows   [][]any  // one value a writable column
+	repair bool     // of single rows that were found different
+	limits []cursor // instead of rows: how far each table is to be copied
 }
 
 // holds reports whether a key is in the chunk's range.
 func (c *chunk) holds(key int64) bool {
-	return (!c.from || key > c.after) && (c.last || key <= c.upTo)
+	return (!c.after.started || key > c.after.upTo) && key <= c.upTo
 }
 
 // An applier is the one goroutine that writes rows to the target. It takes the
@@ -46,7 +46,10 @@ func (c *chunk) holds(key int64) bool {
 // second marker, which is where the applier is in the log when it writes them.
 //
 // Rows of keys that no chunk has brought yet are left to the copy; the events
-// since the last marker are kept in case the next chunk brings their keys.
+// since the last marker are kept in case the next chunk brings their keys. Keys
+// above the highest that a table had at the beginning are never copied: all
+// their rows' events are in the log. So a shop that writes faster than it is
+// read is still copied in the time its old rows take.
 type applier struct {
 	m       *move
 	cursors []cursor        // by table
@@ -57,12 +60,18 @@ type applier struct {
 
 // A cursor says how far a table is copied.
 type cursor struct {
-	started bool
-	upTo    int64
+	started bool  // if not, nothing is
+	upTo    int64 // the highest key copied
+	limited bool  // if not, limit isn't known yet
+	limit   int64 // the highest key to copy
 	done    bool
 }
 
-func (c cursor) covers(key int64) bool { return c.done || c.started && key <= c.upTo }
+// covers reports whether the row of a key is on the target as of the last
+// group, so that the log's next event can be applied to it.
+func (c cursor) covers(key int64) bool {
+	return c.done || c.started && key <= c.upTo || c.limited && key > c.limit
+}
 
 const (
 	maxBatch  = 1000    // rows, after which a transaction is applied even if more are waiting
@@ -126,15 +135,34 @@ func (a *applier) flush(ctx context.Context, c *chunk) error {
 		return err
 	}
 	w := &writer{tx: tx, m: m}
-	if c != nil && c.repair {
+	var fresh [][]any
+	switch {
+	case c == nil:
+	case c.repair:
 		a.mend(c)
+	case c.limits != nil:
+		a.limit(c.limits)
+	default:
+		fresh = a.merge(c)
 	}
+	// What changed before what is new: a row of the chunk may have a unique value
+	// that a row on the target had.
 	if err := w.replace(ctx, a.batch); err != nil {
 		return err
 	}
-	if c != nil && !c.repair {
-		if err := a.copied(ctx, w, c); err != nil {
+	if fresh != nil {
+		if err := w.insertAll(ctx, c.table, fresh); err != nil {
 			return err
+		}
+	}
+	if c != nil && !c.repair {
+		for i := range a.cursors {
+			if c.limits == nil && i != c.table {
+				continue
+			}
+			if err := a.save(ctx, tx, i); err != nil {
+				return err
+			}
 		}
 	}
 	if _, err := tx.ExecContext(ctx, `REPLACE INTO podworks_ferry_tail (shop_id, file, pos) VALUES (?, ?, ?)`, int64(m.shop), a.at.file, a.at.pos); err != nil {
@@ -146,10 +174,20 @@ func (a *applier) flush(ctx context.Context, c *chunk) error {
 	m.applied(len(a.batch), c)
 	clear(a.batch)
 	if c != nil && !c.repair {
-		a.cursors[c.table] = cursor{started: true, upTo: c.upTo, done: c.last}
 		clear(a.pending)
 	}
 	return nil
+}
+
+// limit takes the tables' highest keys. Events of higher ones that came before
+// this marker were kept; they are to be applied.
+func (a *applier) limit(cursors []cursor) {
+	copy(a.cursors, cursors)
+	for id, row := range a.pending {
+		if a.cursors[id.table].covers(id.key) {
+			a.batch[id] = row
+		}
+	}
 }
 
 // mend puts a repair's rows into the batch, but for those that the log has
@@ -166,32 +204,31 @@ func (a *applier) mend(c *chunk) {
 	}
 }
 
-// copied inserts a chunk's rows, with what the log says of its keys.
-func (a *applier) copied(ctx context.Context, w *writer, c *chunk) error {
-	t := w.m.tables[c.table]
-	ins := w.insert(t)
+// save writes down how far a table is copied.
+func (a *applier) save(ctx context.Context, tx *sql.Tx, table int) error {
+	c := a.cursors[table]
+	_, err := tx.ExecContext(ctx, `REPLACE INTO podworks_ferry_copy (shop_id, table_name, started, last_key, last_limit, done) VALUES (?, ?, ?, ?, ?, ?)`,
+		int64(a.m.shop), a.m.tables[table].name, c.started, c.upTo, c.limit, c.done)
+	return err
+}
+
+// merge returns the rows of a chunk, with what the log says of its keys, and
+// advances the table's cursor.
+func (a *applier) merge(c *chunk) [][]any {
+	var rows [][]any
 	for i, key := range c.keys {
-		if _, later := a.pending[rowID{c.table, key}]; later {
-			continue
-		}
-		if err := ins.add(ctx, c.rows[i]); err != nil {
-			return err
+		if _, later := a.pending[rowID{c.table, key}]; !later {
+			rows = append(rows, c.rows[i])
 		}
 	}
 	for id, row := range a.pending {
-		if id.table != c.table || !c.holds(id.key) || row == nil {
-			continue
-		}
-		if err := ins.add(ctx, row); err != nil {
-			return err
+		if id.table == c.table && c.holds(id.key) && row != nil {
+			rows = append(rows, row)
 		}
 	}
-	if err := ins.flush(ctx); err != nil {
-		return err
-	}
-	_, err := w.tx.ExecContext(ctx, `REPLACE INTO podworks_ferry_copy (shop_id, table_name, last_key, done) VALUES (?, ?, ?, ?)`,
-		int64(w.m.shop), t.name, c.upTo, c.last)
-	return err
+	cur := &a.cursors[c.table]
+	cur.started, cur.upTo, cur.done = true, c.upTo, c.last
+	return rows
 }
 
 // A writer writes rows in one transaction on the target.
@@ -229,6 +266,17 @@ func (w *writer) replace(ctx context.Context, rows map[rowID][]any) error {
 		}
 	}
 	return nil
+}
+
+// insertAll inserts rows.
+func (w *writer) insertAll(ctx context.Context, table int, rows [][]any) error {
+	ins := w.insert(w.m.tables[table])
+	for _, row := range rows {
+		if err := ins.add(ctx, row); err != nil {
+			return err
+		}
+	}
+	return ins.flush(ctx)
 }
 
 // An inserter collects rows into INSERT statements of some size. A key that is

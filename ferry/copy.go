@@ -13,14 +13,16 @@ import (
 // copyTables reads the shop's rows chunk by chunk and hands each chunk over
 // with a marker. The next chunk is read while the applier writes the last.
 func (m *move) copyTables(ctx context.Context, cursors []cursor) error {
-	// The first chunk's low marker; the later ones' is the marker of the chunk before.
-	if err := m.sync(ctx); err != nil {
+	if !cursors[0].limited {
+		if err := m.setLimits(ctx, cursors); err != nil {
+			return err
+		}
+	} else if err := m.sync(ctx); err != nil { // the first chunk's low marker; the later ones' is that of the chunk before
 		return err
 	}
 	wait := func() error { return nil }
 	for i, t := range m.tables {
-		c := cursors[i]
-		for !c.done {
+		for c := cursors[i]; !c.done; {
 			m.report("copy", t.name)
 			next, err := m.readChunk(ctx, i, c)
 			if err != nil {
@@ -32,8 +34,28 @@ func (m *move) copyTables(ctx context.Context, cursors []cursor) error {
 			if wait, err = m.mark(ctx, next); err != nil {
 				return err
 			}
-			c = cursor{started: true, upTo: next.upTo, done: next.last}
+			c.started, c.upTo, c.done = true, next.upTo, next.last
 		}
+	}
+	return wait()
+}
+
+// setLimits finds each table's highest key. Rows above it come into being later
+// than the first marker, so that the log has them from their beginning.
+func (m *move) setLimits(ctx context.Context, cursors []cursor) error {
+	if err := m.sync(ctx); err != nil {
+		return err
+	}
+	for i, t := range m.tables {
+		var highest sql.NullInt64
+		if err := m.src.db.QueryRowContext(ctx, `SELECT MAX(`+quote(t.columns[t.key].name)+`) FROM `+quote(t.name)+` WHERE `+m.ofShop(t)).Scan(&highest); err != nil {
+			return fmt.Errorf("find the end of table %s: %w", t.name, err)
+		}
+		cursors[i] = cursor{limited: true, limit: highest.Int64, done: !highest.Valid}
+	}
+	wait, err := m.mark(ctx, &chunk{limits: slices.Clone(cursors)})
+	if err != nil {
+		return err
 	}
 	return wait()
 }
@@ -41,17 +63,18 @@ func (m *move) copyTables(ctx context.Context, cursors []cursor) error {
 // readChunk reads the rows after the cursor.
 func (m *move) readChunk(ctx context.Context, i int, after cursor) (*chunk, error) {
 	t := m.tables[i]
-	c := &chunk{table: i, after: after.upTo, from: after.started}
-	where := m.ofShop(t)
+	c := &chunk{table: i, after: after, upTo: after.limit, last: true}
+	key := quote(t.columns[t.key].name)
+	where := m.ofShop(t) + ` AND ` + key + ` <= ` + strconv.FormatInt(after.limit, 10)
 	if after.started {
-		where += ` AND ` + quote(t.columns[t.key].name) + ` > ` + strconv.FormatInt(after.upTo, 10)
+		where += ` AND ` + key + ` > ` + strconv.FormatInt(after.upTo, 10)
 	}
 	limit := m.f.opts.ChunkRows
-	if err := m.readRows(ctx, c, where+` ORDER BY `+quote(t.columns[t.key].name)+` LIMIT `+strconv.Itoa(limit)); err != nil {
+	if err := m.readRows(ctx, c, where+` ORDER BY `+key+` LIMIT `+strconv.Itoa(limit)); err != nil {
 		return nil, err
 	}
-	if c.last = len(c.keys) < limit; len(c.keys) > 0 {
-		c.upTo = c.keys[len(c.keys)-1]
+	if len(c.keys) == limit && c.keys[limit-1] < after.limit {
+		c.upTo, c.last = c.keys[limit-1], false
 	}
 	return c, nil
 }
@@ -178,14 +201,14 @@ func (m *move) resumePoint(ctx context.Context) (position, []cursor, error) {
 	}
 	err = each(ctx, m.dst.db, func(rows *sql.Rows) error {
 		var name string
-		c := cursor{started: true}
-		if err := rows.Scan(&name, &c.upTo, &c.done); err != nil {
+		c := cursor{limited: true}
+		if err := rows.Scan(&name, &c.started, &c.upTo, &c.limit, &c.done); err != nil {
 			return err
 		}
 		if i, ok := byName[name]; ok {
 			cursors[i] = c
 		}
 		return nil
-	}, `SELECT table_name, last_key, done FROM podworks_ferry_copy WHERE shop_id = ?`, int64(m.shop))
+	}, `SELECT table_name, started, last_key, last_limit, done FROM podworks_ferry_copy WHERE shop_id = ?`, int64(m.shop))
 	return from, cursors, err
 }

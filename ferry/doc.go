@@ -32,11 +32,14 @@
 //
 // # Privileges
 //
-// On the source: SELECT on the shop's tables, SELECT, INSERT, UPDATE and DELETE
-// on the podworks_ tables, REPLICATION SLAVE and REPLICATION CLIENT (in MariaDB
-// also called BINLOG MONITOR) for the log; PROCESS and CONNECTION ADMIN
-// (CONNECTION_ADMIN in MySQL) for ending sessions of writers that froze; in MySQL
-// also XA_RECOVER_ADMIN and SELECT on performance_schema. On the target: SELECT,
-// INSERT, UPDATE and DELETE on all of these tables. Managed servers grant all of
-// these, some through a role of their own.
+// On both databases: SELECT and TRIGGER on all tables; without them a table, a
+// trigger or a foreign key that speaks against the move is not even seen. SELECT,
+// INSERT, UPDATE and DELETE on the podworks_ tables.
+//
+// On the source: REPLICATION SLAVE and REPLICATION CLIENT (in MariaDB also called
+// BINLOG MONITOR) for the log; PROCESS and CONNECTION ADMIN (CONNECTION_ADMIN in
+// MySQL) for ending sessions of writers that froze; in MySQL also
+// XA_RECOVER_ADMIN and SELECT on performance_schema. On the target: INSERT and
+// DELETE on all tables, which [Ferry.Clean] needs where it cleans. Managed
+// servers grant all of these, some through a role of their own.
 package ferry

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -185,7 +186,7 @@ func settings(ctx context.Context, s *server, source bool) (faults []error, err 
 		fault("the binary log is off; a move follows it: start the server with log_bin")
 		return faults, nil
 	}
-	if v, ok := vars["binlog_format"]; ok && v != "ROW" { // MySQL 9 knows only ROW
+	if v, ok := vars["binlog_format"]; ok && v != "ROW" { // which MySQL is about to make the only one
 		fault("binlog_format is %s, want ROW: statements can't be followed row by row", v)
 	}
 	if v := vars["binlog_row_image"]; v != "FULL" {
@@ -212,38 +213,102 @@ var needed = map[flavor.Flavor][][]string{
 	},
 }
 
-// grants checks the privileges that only show when it is too late.
+// onDatabase are the privileges on the database that a user needs, on either
+// side: without the first a table is not even listed, and would be left behind;
+// without the second, triggers and foreign keys aren't.
+var onDatabase = []string{"SELECT", "TRIGGER"}
+
+// grants checks the privileges that only show when it is too late. Those for
+// writing are tried out.
 func grants(ctx context.Context, s *server, f flavor.Flavor, source bool) (faults []error, err error) {
-	if !source {
-		return nil, nil // those on tables are tried out
-	}
-	have := map[string]bool{}
+	global, local := map[string]bool{}, map[string]bool{}
 	err = each(ctx, s.db, func(rows *sql.Rows) error {
 		var grant string
 		if err := rows.Scan(&grant); err != nil {
 			return err
 		}
-		list, _, ok := strings.Cut(strings.TrimPrefix(grant, "GRANT "), " ON *.* TO ")
-		for priv := range strings.SplitSeq(list, ",") {
-			have[strings.ToUpper(strings.TrimSpace(priv))] = have[strings.ToUpper(strings.TrimSpace(priv))] || ok
+		privileges, on := parseGrant(grant)
+		for _, p := range privileges {
+			switch {
+			case on == "*.*":
+				global[p] = true
+			case covers(on, s.cfg.DBName):
+				local[p] = true
+			}
 		}
 		return nil
 	}, `SHOW GRANTS`)
 	if err != nil {
 		return nil, err
 	}
-	if have["ALL PRIVILEGES"] || have["ALL"] {
+	if global["ALL PRIVILEGES"] || global["ALL"] {
 		return nil, nil
 	}
+	for _, p := range onDatabase {
+		if !global[p] && !local[p] && !local["ALL PRIVILEGES"] {
+			faults = append(faults, fmt.Errorf("pod %d: user %s lacks the privilege %s on %s.*; grant it", s.pod, s.cfg.User, p, quote(s.cfg.DBName)))
+		}
+	}
+	if !source {
+		return faults, nil
+	}
 	for _, names := range needed[f] {
-		if !slices.ContainsFunc(names, func(n string) bool { return have[n] }) {
+		if !slices.ContainsFunc(names, func(n string) bool { return global[n] }) {
 			faults = append(faults, fmt.Errorf("pod %d: user %s lacks the privilege %s on *.*; grant it", s.pod, s.cfg.User, names[0]))
 		}
 	}
 	return faults, nil
 }
 
+var grantLine = regexp.MustCompile(`(?i)^GRANT (.+?) ON (\S+?\.\S+) TO `)
+
+// parseGrant returns a grant's privileges and what they are on, as the server
+// writes it: *.*, `db`.*, `db`.`table`.
+func parseGrant(grant string) (privileges []string, on string) {
+	m := grantLine.FindStringSubmatch(grant)
+	if m == nil {
+		return nil, ""
+	}
+	for p := range strings.SplitSeq(m[1], ",") {
+		privileges = append(privileges, strings.ToUpper(strings.TrimSpace(p)))
+	}
+	return privileges, m[2]
+}
+
+// covers reports whether a grant on `pattern`.* is one on the database.
+func covers(on, database string) bool {
+	pattern, ok := strings.CutSuffix(on, ".*")
+	if !ok {
+		return false
+	}
+	pattern = strings.ReplaceAll(strings.TrimSuffix(strings.TrimPrefix(pattern, "`"), "`"), "``", "`")
+	var b strings.Builder
+	for escaped, rest := false, []rune(pattern); len(rest) > 0; rest = rest[1:] {
+		switch r := rest[0]; {
+		case escaped:
+			b.WriteString(regexp.QuoteMeta(string(r)))
+			escaped = false
+		case r == '\\':
+			escaped = true
+		case r == '_':
+			b.WriteByte('.')
+		case r == '%':
+			b.WriteString(".*")
+		default:
+			b.WriteString(regexp.QuoteMeta(string(r)))
+		}
+	}
+	ok, err := regexp.MatchString("^"+b.String()+"$", database)
+	return ok && err == nil
+}
+
 var integers = []string{"tinyint", "smallint", "mediumint", "int", "bigint"}
+
+// others are the types of other columns whose values both the copy and the log
+// carry unchanged. What is in neither list is refused.
+var others = []string{"decimal", "float", "double", "bit", "year", "date", "time", "datetime", "timestamp", "enum", "set",
+	"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "json", "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob",
+	"geometry", "point", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection", "geometrycollection"}
 
 // inspectTables compares the schemas and fills in the plan's tables.
 func (f *Ferry) inspectTables(ctx context.Context, src, dst *server, p *prepared) (faults []error, err error) {
@@ -271,6 +336,14 @@ func (f *Ferry) inspectTables(ctx context.Context, src, dst *server, p *prepared
 		if !slices.Contains(integers, t.columns[t.shop].dataType) {
 			faults = append(faults, fmt.Errorf("table %s: column %s is %s, want an integer", name, f.opts.Column, t.columns[t.shop].fullType))
 		}
+		if t.versioned {
+			faults = append(faults, fmt.Errorf("table %s is system-versioned; its history can't be moved", name))
+		}
+		for _, c := range t.columns {
+			if !slices.Contains(integers, c.dataType) && !slices.Contains(others, c.dataType) || strings.Contains(strings.ToLower(c.fullType), "compressed") {
+				faults = append(faults, fmt.Errorf("table %s: column %s is %s, a type that is not supported yet", name, c.name, c.fullType))
+			}
+		}
 		other, ok := target[name]
 		if !ok {
 			faults = append(faults, fmt.Errorf("table %s is missing on pod %d; create it there", name, dst.pod))
@@ -283,6 +356,9 @@ func (f *Ferry) inspectTables(ctx context.Context, src, dst *server, p *prepared
 		if _, ok := source[name]; !ok && t.column(f.opts.Column) >= 0 && !slices.Contains(f.opts.Ignore, name) {
 			faults = append(faults, fmt.Errorf("table %s is on pod %d only; make the schemas equal", name, dst.pod))
 		}
+	}
+	if len(p.tables) == 0 {
+		faults = append(faults, fmt.Errorf("pod %d has no table with a column %s; set Options.Column", src.pod, f.opts.Column))
 	}
 	if len(uncovered) > 0 {
 		faults = append(faults, fmt.Errorf("no column %s and no rule for: %s; add the column, or name the tables in Options.Ignore if they hold no shop's rows",
@@ -440,6 +516,9 @@ func (f *Ferry) try(ctx context.Context, src, dst *server, p *prepared) (faults 
 		run(src, `DELETE FROM `+t+` WHERE 1 = 0`)
 		run(src, `INSERT INTO `+t+` SELECT * FROM `+t+` WHERE 1 = 0`)
 	}
+	run(src, `UPDATE podworks_marker SET n = n WHERE 1 = 0`)
+	run(src, `UPDATE podworks_fence SET token = token WHERE 1 = 0`)
+	run(dst, `UPDATE podworks_fence SET token = token WHERE 1 = 0`)
 	run(src, `DO (SELECT 1 FROM information_schema.innodb_trx LIMIT 1)`)
 	for _, name := range []string{"podworks_fence", "podworks_ferry_tail", "podworks_ferry_copy"} {
 		run(dst, `DELETE FROM `+name+` WHERE 1 = 0`)

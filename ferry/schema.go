@@ -26,7 +26,9 @@ func Schema() []string {
 		`CREATE TABLE IF NOT EXISTS podworks_ferry_copy (
 	shop_id BIGINT NOT NULL,
 	table_name VARCHAR(64) NOT NULL,
+	started TINYINT NOT NULL,
 	last_key BIGINT NOT NULL,
+	last_limit BIGINT NOT NULL,
 	done TINYINT NOT NULL,
 	PRIMARY KEY (shop_id, table_name)
 ) ENGINE=InnoDB`,

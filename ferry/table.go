@@ -14,6 +14,9 @@ type table struct {
 	columns []column // in the order of the table, which is that of the log's row images
 	shop    int      // index of the shop's column
 	key     int      // index of the key's
+	unique  string   // its unique keys, for comparing
+
+	versioned bool // by the system, which keeps a history
 }
 
 // A column is a column as the server describes it.
@@ -25,6 +28,7 @@ type column struct {
 	collation string
 	null      bool
 	extra     string // auto_increment, generated, invisible, …
+	formula   string // of a generated column
 	unsigned  bool
 	generated bool
 }
@@ -49,22 +53,22 @@ func (t *table) writable() []int {
 func describe(ctx context.Context, db *sql.DB) (map[string]*table, error) {
 	tables := map[string]*table{}
 	err := each(ctx, db, func(rows *sql.Rows) error {
-		var name string
-		if err := rows.Scan(&name); err != nil {
+		var name, kind string
+		if err := rows.Scan(&name, &kind); err != nil {
 			return err
 		}
-		tables[name] = &table{name: name, shop: -1, key: -1}
+		tables[name] = &table{name: name, shop: -1, key: -1, versioned: kind != "BASE TABLE"}
 		return nil
-	}, `SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE'
+	}, `SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = DATABASE() AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')
 		AND table_name NOT LIKE 'podworks\_%'`)
 	if err != nil {
 		return nil, err
 	}
 	err = each(ctx, db, func(rows *sql.Rows) error {
 		var name, null string
-		var charset, collation sql.NullString
+		var charset, collation, formula sql.NullString
 		var c column
-		if err := rows.Scan(&name, &c.name, &c.dataType, &c.fullType, &charset, &collation, &null, &c.extra); err != nil {
+		if err := rows.Scan(&name, &c.name, &c.dataType, &c.fullType, &charset, &collation, &null, &c.extra, &formula); err != nil {
 			return err
 		}
 		t, ok := tables[name]
@@ -72,14 +76,28 @@ func describe(ctx context.Context, db *sql.DB) (map[string]*table, error) {
 			return nil
 		}
 		c.dataType, c.extra = strings.ToLower(c.dataType), strings.ToLower(c.extra)
-		c.charset, c.collation, c.null = charset.String, collation.String, null == "YES"
+		c.charset, c.collation, c.formula, c.null = charset.String, collation.String, formula.String, null == "YES"
 		c.unsigned = strings.Contains(strings.ToLower(c.fullType), "unsigned")
 		// DEFAULT_GENERATED is MySQL's word for a default that is an expression.
 		c.generated = strings.Contains(strings.ReplaceAll(c.extra, "default_generated", ""), "generated")
 		t.columns = append(t.columns, c)
 		return nil
-	}, `SELECT table_name, column_name, data_type, column_type, character_set_name, collation_name, is_nullable, extra
+	}, `SELECT table_name, column_name, data_type, column_type, character_set_name, collation_name, is_nullable, extra, generation_expression
 		FROM information_schema.columns WHERE table_schema = DATABASE() ORDER BY table_name, ordinal_position`)
+	if err != nil {
+		return nil, err
+	}
+	err = each(ctx, db, func(rows *sql.Rows) error {
+		var name, index, column string
+		if err := rows.Scan(&name, &index, &column); err != nil {
+			return err
+		}
+		if t, ok := tables[name]; ok {
+			t.unique += " " + index + "." + column
+		}
+		return nil
+	}, `SELECT table_name, index_name, CONCAT(COALESCE(column_name, '(expression)'), COALESCE(CONCAT('(', sub_part, ')'), ''))
+		FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_unique = 0 ORDER BY table_name, index_name, seq_in_index`)
 	return tables, err
 }
 
@@ -101,6 +119,9 @@ func (t *table) difference(other *table) string {
 			diffs = append(diffs, fmt.Sprintf("column %d is %v on the source and %v on the target", i+1, t.columns[i], other.columns[i]))
 		}
 	}
+	if t.unique != other.unique {
+		diffs = append(diffs, fmt.Sprintf("the unique keys are%s on the source and%s on the target", t.unique, other.unique))
+	}
 	return strings.Join(diffs, ", ")
 }
 
@@ -114,6 +135,9 @@ func (c column) String() string {
 	}
 	if c.extra != "" {
 		s += " " + c.extra
+	}
+	if c.formula != "" {
+		s += " as " + c.formula
 	}
 	return s
 }

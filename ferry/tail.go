@@ -1,6 +1,7 @@
 package ferry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	gomysql "github.com/go-mysql-org/go-mysql/mysql"
 	"github.com/go-mysql-org/go-mysql/replication"
@@ -51,22 +53,34 @@ type decoder struct {
 	tables   []*table
 	byName   map[string]int
 	names    *regexp.Regexp // of the tables, as words
+	mentions *regexp.Regexp // of the database, as a word
 
 	at    position // after the last whole transaction
 	file  string
 	group group
-	xa    bool
+	open  bool           // a transaction has begun and not ended
+	xa    bool           // and it is an XA transaction
+	saves map[string]int // its savepoints: the changes before each
 }
 
 func newDecoder(database string, shop podworks.ShopID, token uint64, tables []*table, from position) *decoder {
-	d := &decoder{database: database, shop: shop, token: token, tables: tables, byName: map[string]int{}, at: from, file: from.file}
+	d := &decoder{database: database, shop: shop, token: token, tables: tables,
+		byName: map[string]int{}, saves: map[string]int{}, at: from, file: from.file}
 	words := make([]string, len(tables))
 	for i, t := range tables {
 		d.byName[t.name] = i
-		words[i] = regexp.QuoteMeta(t.name)
+		words[i] = strings.Trim(quote(t.name), "`")
 	}
-	d.names = regexp.MustCompile(`(?i)(?:^|[^\w$])(?:` + strings.Join(words, "|") + `)(?:$|[^\w$])`)
+	d.names, d.mentions = anyWord(words...), anyWord(strings.Trim(quote(database), "`"))
 	return d
+}
+
+// anyWord matches any of the words, in any case.
+func anyWord(words ...string) *regexp.Regexp {
+	for i, w := range words {
+		words[i] = regexp.QuoteMeta(w)
+	}
+	return regexp.MustCompile(`(?i)(?:^|[^\w$])(?:` + strings.Join(words, "|") + `)(?:$|[^\w$])`)
 }
 
 // Errors that no second try mends.
@@ -74,6 +88,7 @@ var (
 	errSchemaChanged = errors.New("a statement changed the schema, or wrote without row events, in the middle of the move")
 	errRowImage      = errors.New("a row event can't be applied")
 	errXA            = errors.New("an XA transaction wrote rows of the shop; XA transactions hold no write fence")
+	errIncident      = errors.New("the source says that its log has lost events")
 )
 
 // event takes one event. It returns a group when the event ends a transaction
@@ -98,6 +113,19 @@ func (d *decoder) event(ev *replication.BinlogEvent) (*group, error) {
 		return d.end(ev.Header.LogPos), nil
 	case *replication.QueryEvent:
 		return d.query(ev.Header.LogPos, string(e.Schema), string(e.Query))
+	case *replication.MariadbGTIDEvent: // MariaDB has no BEGIN
+		d.open, d.xa = !e.IsStandalone(), false
+	case *replication.ExecuteLoadQueryEvent: // its schema and its text are not decoded
+		if bytes.Contains(ev.RawData, []byte(d.database)) {
+			return nil, fmt.Errorf("%w: LOAD DATA", errSchemaChanged)
+		}
+	case *replication.GenericEvent:
+		switch ev.Header.EventType {
+		case replication.XA_PREPARE_LOG_EVENT: // and so ends what the log has of it for now
+			return d.end(ev.Header.LogPos), nil
+		case replication.INCIDENT_EVENT:
+			return nil, errIncident
+		}
 	}
 	return nil, nil
 }
@@ -105,7 +133,8 @@ func (d *decoder) event(ev *replication.BinlogEvent) (*group, error) {
 // end ends the transaction in hand.
 func (d *decoder) end(pos uint32) *group {
 	d.at = position{d.file, pos}
-	d.xa = false
+	d.open, d.xa = false, false
+	clear(d.saves)
 	g := d.group
 	d.group = group{}
 	if len(g.changes) == 0 && g.marker == 0 {
@@ -115,26 +144,103 @@ func (d *decoder) end(pos uint32) *group {
 	return &g
 }
 
+// query takes a statement: what begins or ends a transaction, DDL, or a write
+// of a session that logs statements.
 func (d *decoder) query(pos uint32, schema, query string) (*group, error) {
-	switch word, _, _ := strings.Cut(strings.ToUpper(strings.TrimSpace(query)), " "); word {
-	case "BEGIN", "SAVEPOINT", "RELEASE":
+	word, second := firstWords(query)
+	switch word {
+	case "BEGIN":
+		d.open, d.xa = true, false
 		return nil, nil
-	case "COMMIT", "ROLLBACK": // ROLLBACK TO has a savepoint's events before it
-		if strings.Contains(strings.ToUpper(query), " TO ") {
+	case "SAVEPOINT":
+		d.saves[savepoint(query)] = len(d.group.changes)
+		return nil, nil
+	case "RELEASE":
+		return nil, nil
+	case "ROLLBACK": // logged only if a table without transactions was written to as well
+		if second == "TO" {
+			d.group.changes = d.group.changes[:min(d.saves[savepoint(query)], len(d.group.changes))]
 			return nil, nil
 		}
+		d.group = group{}
+		return d.end(pos), nil
+	case "COMMIT":
 		return d.end(pos), nil
 	case "XA":
-		d.xa = true
+		switch second {
+		case "COMMIT", "ROLLBACK":
+			return d.end(pos), nil
+		case "START", "BEGIN":
+			d.open, d.xa = true, true
+		}
 		return nil, nil
 	}
-	if d.names.MatchString(query) && (schema == d.database || strings.Contains(query, d.database)) {
+	if d.harms(word, second, schema, query) {
 		if len(query) > 200 {
 			query = query[:200] + "…"
 		}
 		return nil, fmt.Errorf("%w: %s", errSchemaChanged, query)
 	}
+	if d.open { // a statement in the middle of a transaction doesn't end it
+		return nil, nil
+	}
 	return d.end(pos), nil
+}
+
+// savepoint returns the name of the savepoint that a statement of the log is
+// about; it is the last word and quoted.
+func savepoint(query string) string {
+	query = strings.TrimSpace(query)
+	return strings.ToLower(query[strings.LastIndexByte(query, ' ')+1:])
+}
+
+// harms reports whether a statement may have changed rows or columns of the
+// moved tables. A write needs not name a table to write to it: there are views,
+// functions and triggers.
+func (d *decoder) harms(word, second, schema, query string) bool {
+	if !strings.EqualFold(schema, d.database) && !d.mentions.MatchString(query) {
+		return false
+	}
+	switch word {
+	case "INSERT", "UPDATE", "DELETE", "REPLACE", "LOAD", "CALL", "SELECT", "WITH", "DO":
+		return true
+	case "GRANT", "REVOKE", "FLUSH":
+		return false
+	case "ANALYZE", "OPTIMIZE", "REPAIR":
+		if second == "TABLE" || second == "LOCAL" {
+			return false
+		}
+	}
+	return second == "DATABASE" || second == "SCHEMA" || d.names.MatchString(query)
+}
+
+// firstWords returns the first two words of a statement in upper case, without
+// the comments before and between them.
+func firstWords(query string) (first, second string) {
+	next := func() (word string) {
+		for {
+			query = strings.TrimLeft(query, " \t\r\n\f\v(;")
+			switch {
+			case strings.HasPrefix(query, "/*!"), strings.HasPrefix(query, "/*M!"): // the server runs what is in it
+				query = strings.TrimLeft(query, "/*M!0123456789")
+			case strings.HasPrefix(query, "*/"):
+				query = query[2:]
+			case strings.HasPrefix(query, "/*"):
+				_, query, _ = strings.Cut(query[2:], "*/")
+			case strings.HasPrefix(query, "#"), strings.HasPrefix(query, "--"):
+				_, query, _ = strings.Cut(query, "\n")
+			default:
+				end := strings.IndexFunc(query, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+				if end < 0 {
+					end = len(query)
+				}
+				word, query = query[:end], query[end:]
+				return strings.ToUpper(word)
+			}
+		}
+	}
+	first = next()
+	return first, next()
 }
 
 func (d *decoder) rows(kind replication.EventType, e *replication.RowsEvent) error {
@@ -177,7 +283,7 @@ func (d *decoder) rows(kind replication.EventType, e *replication.RowsEvent) err
 		if len(row) != len(t.columns) {
 			return fmt.Errorf("%w: table %s has %d columns, a row in the log %d", errSchemaChanged, name, len(t.columns), len(row))
 		}
-		if r < len(e.SkippedColumns) && len(e.SkippedColumns[r]) > 0 {
+		if r < len(e.SkippedColumns) && t.lacks(e.SkippedColumns[r]) {
 			return fmt.Errorf("%w: table %s: a session writes with a binlog_row_image other than FULL", errRowImage, name)
 		}
 		ours := false
@@ -209,6 +315,11 @@ func (d *decoder) rows(kind replication.EventType, e *replication.RowsEvent) err
 		d.group.changes = append(d.group.changes, c)
 	}
 	return nil
+}
+
+// lacks reports whether a column that a row is made of is among those left out.
+func (t *table) lacks(skipped []int) bool {
+	return slices.ContainsFunc(skipped, func(i int) bool { return !t.columns[i].generated })
 }
 
 // integer returns an integer value of the log. The log doesn't say whether it
@@ -257,7 +368,7 @@ func (m *move) tail(ctx context.Context, from position, out chan<- group) error 
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.Is(err, errSchemaChanged), errors.Is(err, errRowImage), errors.Is(err, errXA):
+		case errors.Is(err, errSchemaChanged), errors.Is(err, errRowImage), errors.Is(err, errXA), errors.Is(err, errIncident):
 			return err
 		}
 		var said *gomysql.MyError
@@ -282,7 +393,8 @@ func (m *move) tail(ctx context.Context, from position, out chan<- group) error 
 // stream follows the log over one connection.
 func (m *move) stream(ctx context.Context, d *decoder, out chan<- group) error {
 	// What was begun is sent again from its start.
-	d.group, d.file, d.xa = group{}, d.at.file, false
+	d.group, d.file, d.open, d.xa = group{}, d.at.file, false, false
+	clear(d.saves)
 	cfg, err := syncerConfig(m.src.cfg, m.flavor)
 	if err != nil {
 		return err
@@ -368,7 +480,7 @@ var textTypes = []string{"char", "varchar", "tinytext", "text", "mediumtext", "l
 // value makes a value of the log one that can be sent in a statement.
 func (c column) value(v any) (any, error) {
 	switch v := v.(type) {
-	case nil, string, float64:
+	case nil, string:
 		if s, ok := v.(string); ok && slices.Contains(textTypes, c.dataType) {
 			return c.text(s), nil
 		}
@@ -388,6 +500,8 @@ func (c column) value(v any) (any, error) {
 		// The shortest text that names this float and no other; as a float64 it
 		// would be another number.
 		return strconv.FormatFloat(float64(v), 'g', -1, 32), nil
+	case float64: // as text, because the literal -0 is the integer 0
+		return strconv.FormatFloat(v, 'g', -1, 64), nil
 	case int:
 		return int64(v), nil // year
 	case uint64:
@@ -397,8 +511,8 @@ func (c column) value(v any) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("column %s (%s): %w", c.name, c.fullType, err)
 	}
-	if c.unsigned && c.dataType == "bigint" {
-		return uint64(n), nil
+	if c.unsigned && c.dataType == "bigint" || c.dataType == "bit" || c.dataType == "set" {
+		return uint64(n), nil // 64 of them use the sign
 	}
 	return n, nil
 }

@@ -79,12 +79,25 @@ func Tombstone(ctx context.Context, db *sql.DB, shop podworks.ShopID, token uint
 }
 
 // Reopen opens the source's row again if the move with token, or an earlier
-// one, closed it at from's epoch. The read locks: a mover that holds the
-// exclusive lock and is about to close is waited for. The caller has seen to it
-// that neither move can be decided.
+// one, closed it at from's epoch. The caller has seen to it that neither move
+// can be decided.
+//
+// The first read takes a shared lock. It waits for a mover that holds the
+// exclusive lock and is about to close; one that comes later finds that the
+// journal is no longer its own. And it neither waits for the shop's writers nor
+// makes them wait, as asking for the exclusive lock would.
 func Reopen(ctx context.Context, db *sql.DB, from podworks.Route, token uint64) error {
+	closed := func(r Row) bool { return r.State == Moved && r.Epoch == from.Epoch && r.Token <= token }
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return err
+	}
+	row, err := Read(ctx, tx, from.Shop, "LOCK IN SHARE MODE")
+	if err := errors.Join(err, tx.Rollback()); err != nil || !closed(row) {
+		return err
+	}
 	return change(ctx, db, from.Shop, func(r Row) (Row, error) {
-		if r.State == Moved && r.Epoch == from.Epoch && r.Token <= token {
+		if closed(r) {
 			return Row{Shop: r.Shop, State: Open, Epoch: from.Epoch, Token: r.Token}, nil
 		}
 		return r, nil

@@ -1,0 +1,93 @@
+# podworks. "make" alone lists what there is to make; .ci/run calls the same
+# targets. Works with GNU make 3.81 (macOS) and newer.
+
+.DEFAULT_GOAL := help
+
+GO    ?= go
+ARGS  ?=
+BENCH ?= .
+
+# Pinned here and in no go.mod: a tool is no dependency of those who import us.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# The packages of every module of the repository; go.work holds them together.
+PACKAGES := $(foreach d,$(dir $(wildcard go.mod */go.mod */*/go.mod)),$(if $(filter ./,$d),./...,./$d...))
+
+# The programs of examples/, each of which is a target.
+EXAMPLES := $(sort $(notdir $(patsubst %/main.go,%,$(wildcard examples/*/main.go))))
+
+# CI wants to see the tests run, not that they ran once.
+TESTFLAGS := $(if $(CI),-count=1)
+
+.PHONY: help
+help: ## list the targets
+	@echo 'make TARGET, where TARGET is:'
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'The examples take flags: make -s demo ARGS="-family mysql -json". They are: $(EXAMPLES)'
+
+# What setup says goes to stderr, so that an example's stdout is its own.
+.PHONY: setup
+setup: ## install the servers that are missing: MariaDB, Redis, memcached, MySQL
+	@scripts/setup >&2
+	@scripts/mysql >&2
+
+.PHONY: mysql
+mysql: ## unpack a MySQL server into the cache folder, if there is none
+	@scripts/mysql
+
+.PHONY: demo
+demo: flashsale ## the main job: a shop is moved to another pod in the middle of its sale
+
+.PHONY: $(EXAMPLES)
+$(EXAMPLES): setup
+	@cd examples && $(GO) run ./$@ $(ARGS)
+
+.PHONY: test
+test: setup ## run all tests, on real servers of both families
+	$(GO) test $(TESTFLAGS) -timeout 20m $(PACKAGES)
+
+.PHONY: race
+race: setup ## run all tests but the slow ones with the race detector (needs a C compiler)
+	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || \
+		{ echo 'race: the race detector needs a C compiler. On Debian: apt-get install gcc libc6-dev' >&2; exit 1; }
+	$(GO) test $(TESTFLAGS) -race -short -timeout 20m $(PACKAGES)
+
+.PHONY: bench
+bench: setup ## run all benchmarks, or those that match BENCH=regexp
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(PACKAGES)
+
+.PHONY: bench-routing
+bench-routing: ## look-up, refresh, signature, and a routed request beside httputil's
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./routing/... ./internal/signature
+
+.PHONY: spec
+spec: ## check the models of the protocols (there are none yet)
+	@echo 'no specs yet'
+
+.PHONY: lint
+lint: lint-fmt lint-vet lint-static lint-fix lint-tidy lint-sh ## gofmt, go vet (for macOS too), staticcheck, go fix, go mod tidy, sh -n
+
+.PHONY: lint-fmt lint-vet lint-static lint-fix lint-tidy lint-sh
+lint-fmt:
+	@bad=$$(gofmt -l .) && test -z "$$bad" || { echo "not formatted, run gofmt -w on:" >&2; echo "$$bad" >&2; exit 1; }
+
+lint-vet:
+	$(GO) vet $(PACKAGES)
+	GOOS=darwin $(GO) vet $(PACKAGES)
+
+# Its exclusions, with their reasons, are in staticcheck.conf.
+lint-static:
+	$(GO) run $(STATICCHECK) $(PACKAGES)
+
+# Go 1.25 has no -diff.
+lint-fix:
+	@if $(GO) help fix | grep -q -e '^	-diff'; then echo "$(GO) fix -diff $(PACKAGES)"; $(GO) fix -diff $(PACKAGES); fi
+
+# The root module only: tidy does not know go.work, and the examples use a
+# version of it that nobody has published.
+lint-tidy:
+	$(GO) mod tidy -diff
+
+lint-sh:
+	@for f in scripts/*; do sh -n "$$f" || exit; done
+	@bash -n .ci/run

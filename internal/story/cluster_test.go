@@ -1,0 +1,312 @@
+package story
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/podworks/podworks"
+	"github.com/podworks/podworks/ferry"
+	"github.com/podworks/podworks/internal/fence"
+	"github.com/podworks/podworks/internal/hook"
+	"github.com/podworks/podworks/internal/testcluster"
+	"github.com/podworks/podworks/sharding"
+)
+
+// Settings are what a process of the story needs to know.
+type settings struct {
+	Master string                    // data source names
+	Pods   map[podworks.PodID]string //
+	Shop   podworks.ShopID
+	To     podworks.PodID // the mover's destination
+	Lease  time.Duration
+	Budget time.Duration
+
+	Ledger string // the writer's
+
+	// At which step the mover dies or freezes, and how long after its beginning.
+	Die, Freeze string
+	Delay       time.Duration
+	Off         []hook.Protection
+}
+
+func open(dsn string) (*sql.DB, *mysql.Config, error) {
+	cfg, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := mysql.NewConnector(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	return sql.OpenDB(c), cfg, nil
+}
+
+// cluster opens the pods as an application does.
+func (s settings) cluster() (*sharding.Cluster, error) {
+	master, _, err := open(s.Master)
+	if err != nil {
+		return nil, err
+	}
+	pods := map[podworks.PodID]driver.Connector{}
+	for id, dsn := range s.Pods {
+		cfg, err := mysql.ParseDSN(dsn)
+		if err != nil {
+			return nil, err
+		}
+		if pods[id], err = mysql.NewConnector(cfg); err != nil {
+			return nil, err
+		}
+	}
+	return sharding.New(sharding.NewDirectory(master, nil), pods, nil)
+}
+
+// ferry opens the pods as a mover does.
+func (s settings) ferry() (*ferry.Ferry, error) {
+	master, _, err := open(s.Master)
+	if err != nil {
+		return nil, err
+	}
+	pods := map[podworks.PodID]*mysql.Config{}
+	for id, dsn := range s.Pods {
+		if pods[id], err = mysql.ParseDSN(dsn); err != nil {
+			return nil, err
+		}
+	}
+	return ferry.New(sharding.NewDirectory(master, nil), pods, &ferry.Options{
+		Lease: s.Lease, PauseBudget: s.Budget, ChunkRows: 500,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+}
+
+const schema = `
+CREATE TABLE products (shop_id BIGINT NOT NULL, id BIGINT NOT NULL, name VARCHAR(100) NOT NULL, PRIMARY KEY (shop_id, id));
+CREATE TABLE orders (shop_id BIGINT NOT NULL, id BIGINT NOT NULL, writer INT NOT NULL, PRIMARY KEY (shop_id, id));
+CREATE TABLE counters (shop_id BIGINT NOT NULL, id BIGINT NOT NULL, n BIGINT NOT NULL, PRIMARY KEY (shop_id, id))`
+
+// A world is a master and two pods, with one shop that is about to be moved
+// back and forth.
+type world struct {
+	t        *testing.T
+	settings settings
+	pods     map[podworks.PodID]*sql.DB
+	cluster  *sharding.Cluster
+	ferry    *ferry.Ferry
+	ctx      context.Context
+}
+
+func newWorld(t *testing.T, f testcluster.Family, off ...hook.Protection) *world {
+	t.Helper()
+	a, b := testcluster.Shared(t, f, "a"), testcluster.Shared(t, f, "b")
+	w := &world{t: t, pods: map[podworks.PodID]*sql.DB{}, ctx: t.Context(), settings: settings{
+		Master: a.DSN(testcluster.Database(t, a)),
+		Pods:   map[podworks.PodID]string{1: a.DSN(testcluster.Database(t, a)), 2: b.DSN(testcluster.Database(t, b))},
+		Shop:   238,
+		Lease:  400 * time.Millisecond,
+		Budget: 300 * time.Millisecond,
+		Ledger: filepath.Join(t.TempDir(), "ledger"),
+		Off:    off,
+	}}
+	for id, dsn := range w.settings.Pods {
+		db, _, err := open(dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Close() })
+		w.pods[id] = db
+		for stmt := range strings.SplitSeq(schema, ";") {
+			w.exec(id, stmt)
+		}
+	}
+	var err error
+	if w.cluster, err = w.settings.cluster(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.cluster.Close() })
+	if w.ferry, err = w.settings.ferry(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.cluster.Migrate(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.ferry.Migrate(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	for id := range w.pods {
+		if err := w.cluster.Directory().AddPod(w.ctx, id, "here"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.cluster.CreateShop(w.ctx, w.settings.Shop, 1, "shop.example"); err != nil {
+		t.Fatal(err)
+	}
+	var rows []string
+	for i := range 2000 {
+		rows = append(rows, fmt.Sprintf("(%d, %d, 'product %d')", w.settings.Shop, i, i))
+	}
+	w.exec(1, `INSERT INTO products VALUES `+strings.Join(rows, ","))
+	for i := range writers {
+		w.exec(1, fmt.Sprintf(`INSERT INTO counters VALUES (%d, %d, 0)`, w.settings.Shop, i))
+	}
+	return w
+}
+
+func (w *world) exec(pod podworks.PodID, query string) {
+	w.t.Helper()
+	if _, err := w.pods[pod].ExecContext(w.ctx, query); err != nil {
+		w.t.Fatalf("pod %d: %.200s: %v", pod, query, err)
+	}
+}
+
+// where returns the shop's pod as the directory has it.
+func (w *world) where() podworks.PodID {
+	w.t.Helper()
+	r, err := w.cluster.Directory().Fresh(w.ctx, w.settings.Shop)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r.Pod
+}
+
+func other(pod podworks.PodID) podworks.PodID { return 3 - pod }
+
+// owners returns the pods whose fence is open.
+func (w *world) owners() (open []podworks.PodID) {
+	w.t.Helper()
+	for id, db := range w.pods {
+		row, err := fence.Read(w.ctx, db, w.settings.Shop, "")
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if row.State == fence.Open {
+			open = append(open, id)
+		}
+	}
+	return open
+}
+
+// A process is one of the story's other processes.
+type process struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	stdin io.Closer
+	lines chan string
+
+	mu     sync.Mutex // guards last and stderr
+	last   string
+	stderr bytes.Buffer
+	done   chan struct{}
+	err    error // of Wait, once done is closed
+}
+
+// start starts a process in a role. It is killed with the test.
+func (w *world) start(role string, s settings) *process {
+	w.t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p := &process{t: w.t, cmd: exec.Command(exe), lines: make(chan string, 1024), done: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), roleVar+"="+role, settingsVar+"="+string(text))
+	p.cmd.Stderr = &p.stderr
+	stdout, err := p.cmd.StdoutPipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	go func() {
+		for sc := bufio.NewScanner(stdout); sc.Scan(); {
+			p.mu.Lock()
+			p.last = sc.Text()
+			p.mu.Unlock()
+			select {
+			case p.lines <- sc.Text():
+			default: // nobody is waiting for so many
+			}
+		}
+		p.err = p.cmd.Wait()
+		close(p.lines)
+		close(p.done)
+	}()
+	w.t.Cleanup(func() {
+		p.cmd.Process.Signal(syscall.SIGCONT)
+		p.cmd.Process.Kill()
+		<-p.done
+	})
+	return p
+}
+
+// await waits until the process says line.
+func (p *process) await(line string) {
+	p.t.Helper()
+	timeout := time.After(30 * time.Second)
+	for {
+		select {
+		case got, ok := <-p.lines:
+			if !ok {
+				p.t.Fatalf("the process ended (%v) before it said %q; it wrote: %s", p.err, line, p.stderr.String())
+			}
+			if got == line {
+				return
+			}
+		case <-timeout:
+			p.t.Fatalf("the process did not say %q in 30 s", line)
+		}
+	}
+}
+
+// end waits for the process's end and returns the last line it said.
+func (p *process) end() string {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(60 * time.Second):
+		p.t.Fatalf("the process did not end in 60 s; it wrote: %s", p.stderr.String())
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last
+}
+
+// stopped waits until the process is stopped by a signal.
+func (p *process) stopped() {
+	p.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for tick := time.Tick(time.Millisecond); time.Now().Before(deadline); <-tick {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+		if err != nil {
+			p.t.Fatalf("the process is gone: %v; it wrote: %s", err, p.stderr.String())
+		}
+		if _, after, ok := bytes.Cut(stat, []byte(") ")); ok && after[0] == 'T' {
+			return
+		}
+	}
+	p.t.Fatalf("the process did not stop in 30 s; it wrote: %s", p.stderr.String())
+}
+
+func (p *process) resume() { p.cmd.Process.Signal(syscall.SIGCONT) }

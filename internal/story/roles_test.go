@@ -1,0 +1,186 @@
+package story
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/podworks/podworks"
+	"github.com/podworks/podworks/internal/hook"
+	"github.com/podworks/podworks/sharding"
+)
+
+// writers is how many goroutines of the writer write; the first writes many
+// rows at a time.
+const (
+	writers   = 6
+	batchRows = 300
+)
+
+// writer writes orders until its standard input ends. It never tries again. It
+// writes a line to its ledger after each answer, before the next write: A for
+// acknowledged, U for unknown, R for refused; then the writer and the order,
+// of which a batch has batchRows.
+func writer(s settings) error {
+	cluster, err := s.cluster()
+	if err != nil {
+		return err
+	}
+	ledger, err := os.OpenFile(s.Ledger, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { cluster.Directory().Run(ctx) })
+	var failed atomic.Pointer[error]
+	for i := range writers {
+		wg.Go(func() {
+			// An open model would be better, but this is about order, not load: a
+			// writer that waits out a move has one write in it.
+			pause := 5 * time.Millisecond
+			if i == 0 {
+				pause = 60 * time.Millisecond
+			}
+			tick := time.NewTicker(pause)
+			defer tick.Stop()
+			for n := int64(1); ; n++ {
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+				}
+				order := (n*writers + int64(i)) * batchRows
+				verdict := "R"
+				switch err := write(ctx, cluster, s.Shop, i, order); {
+				case err == nil:
+					verdict = "A"
+				case errors.Is(err, podworks.ErrOutcomeUnknown):
+					verdict = "U"
+				}
+				if _, err := fmt.Fprintf(ledger, "%s %d %d\n", verdict, i, order); err != nil {
+					failed.Store(&err)
+					return
+				}
+			}
+		})
+	}
+	fmt.Println("writing")
+	io.Copy(io.Discard, os.Stdin)
+	cancel()
+	wg.Wait()
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return ledger.Close()
+}
+
+// write writes one order, or a batch, and counts it, in one transaction.
+func write(ctx context.Context, cluster *sharding.Cluster, shop podworks.ShopID, writer int, order int64) error {
+	// The end of the test must not interrupt a write in the middle of its commit.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return cluster.Do(ctx, shop, func(ctx context.Context, sc *sharding.Scope) error {
+		return sc.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
+			var rows []string
+			for i := range rowsOf(writer) {
+				rows = append(rows, fmt.Sprintf("(%d, %d, %d)", shop, order+i, writer))
+			}
+			if _, err := tx.ExecContext(ctx, `INSERT INTO orders (shop_id, id, writer) VALUES `+strings.Join(rows, ",")); err != nil {
+				return err
+			}
+			if writer%2 == 1 {
+				if _, err := tx.ExecContext(ctx, `DO SLEEP(0.003)`); err != nil { // transactions in flight, whenever
+					return err
+				}
+			}
+			_, err := tx.ExecContext(ctx, fmt.Sprintf(`UPDATE counters SET n = n + 1 WHERE shop_id = %d AND id = %d`, shop, writer))
+			return err
+		})
+	})
+}
+
+func rowsOf(writer int) int64 {
+	if writer == 0 {
+		return batchRows
+	}
+	return 1
+}
+
+// mover moves the shop. It says each step before it enters it, and dies or
+// freezes where it is told to.
+func mover(s settings) error {
+	set := &hook.Set{Off: map[hook.Protection]bool{}}
+	for _, p := range s.Off {
+		set.Off[p] = true
+	}
+	var once sync.Once
+	set.Step = func(step string) {
+		os.Stdout.WriteString(step + "\n")
+		signal := syscall.SIGKILL
+		if step == s.Freeze {
+			signal = syscall.SIGSTOP
+		} else if step != s.Die {
+			return
+		}
+		once.Do(func() {
+			if s.Delay == 0 {
+				syscall.Kill(os.Getpid(), signal)
+				return
+			}
+			time.AfterFunc(s.Delay, func() { syscall.Kill(os.Getpid(), signal) })
+		})
+	}
+	f, err := s.ferry()
+	if err != nil {
+		return err
+	}
+	if _, err := f.Move(hook.With(context.Background(), set), s.Shop, s.To); err != nil {
+		fmt.Println("failed")
+		return err
+	}
+	fmt.Println("moved")
+	return nil
+}
+
+// sleeper opens a write transaction, writes, and waits for a line on its
+// standard input before it commits.
+func sleeper(s settings) error {
+	cluster, err := s.cluster()
+	if err != nil {
+		return err
+	}
+	err = cluster.Do(context.Background(), s.Shop, func(ctx context.Context, sc *sharding.Scope) error {
+		return sc.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
+			if _, err := tx.ExecContext(ctx, fmt.Sprintf(`INSERT INTO orders (shop_id, id, writer) VALUES (%d, 1, 0)`, s.Shop)); err != nil {
+				return err
+			}
+			fmt.Println("in the transaction")
+			_, err := os.Stdin.Read(make([]byte, 1))
+			if err != nil && !errors.Is(err, io.EOF) {
+				return err
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		fmt.Println("refused")
+		return nil
+	}
+	fmt.Println("acknowledged")
+	return nil
+}
+
+var steps = []string{"copy", "drain", "verified", "closed", "decided", "opened"}
+
+// isStep reports whether a line of a mover names one of the steps above.
+func isStep(line string) bool { return slices.Contains(steps, line) }

@@ -135,16 +135,7 @@ func (a *applier) flush(ctx context.Context, c *chunk) error {
 		return err
 	}
 	w := &writer{tx: tx, m: m}
-	var fresh [][]any
-	switch {
-	case c == nil:
-	case c.repair:
-		a.mend(c)
-	case c.limits != nil:
-		a.limit(c.limits)
-	default:
-		fresh = a.merge(c)
-	}
+	fresh := a.due(c)
 	// What changed before what is new: a row of the chunk may have a unique value
 	// that a row on the target had.
 	if err := w.replace(ctx, a.batch); err != nil {
@@ -172,11 +163,31 @@ func (a *applier) flush(ctx context.Context, c *chunk) error {
 		return err
 	}
 	m.applied(len(a.batch), c)
+	a.settled(c)
+	return nil
+}
+
+// due prepares what to write at this place of the log: the batch to replace,
+// and the rows of a chunk of the copy to insert after it.
+func (a *applier) due(c *chunk) (fresh [][]any) {
+	switch {
+	case c == nil:
+	case c.repair:
+		a.mend(c)
+	case c.limits != nil:
+		a.limit(c.limits)
+	default:
+		return a.merge(c)
+	}
+	return nil
+}
+
+// settled forgets what has been written.
+func (a *applier) settled(c *chunk) {
 	clear(a.batch)
 	if c != nil && !c.repair {
 		clear(a.pending)
 	}
-	return nil
 }
 
 // limit takes the tables' highest keys. Events of higher ones that came before

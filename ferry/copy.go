@@ -80,7 +80,9 @@ func (m *move) readChunk(ctx context.Context, i int, after cursor) (*chunk, erro
 }
 
 // readRows reads the rows of a chunk as text, which is how they are written
-// again. A FLOAT is read as the double it is: as text it loses digits.
+// again. But a FLOAT is read as the double it is, because as text it loses
+// digits; and the YEAR 0000 is written as a number, because the driver makes it
+// '0', which as text is the year 2000.
 func (m *move) readRows(ctx context.Context, c *chunk, where string) error {
 	t := m.tables[c.table]
 	list := []string{quote(t.columns[t.key].name)}
@@ -89,7 +91,7 @@ func (m *move) readRows(ctx context.Context, c *chunk, where string) error {
 		col := t.columns[i]
 		columns = append(columns, col)
 		if col.dataType == "float" {
-			list = append(list, quote(col.name)+` + 0e0`)
+			list = append(list, quote(col.name)+` * 1e0`) // and keeps the sign of -0
 			continue
 		}
 		list = append(list, quote(col.name))
@@ -115,6 +117,12 @@ func (m *move) readRows(ctx context.Context, c *chunk, where string) error {
 			case b == nil:
 			case columns[i].bytes():
 				row[i] = slices.Clone([]byte(b))
+			case columns[i].dataType == "year":
+				n, err := strconv.ParseInt(string(b), 10, 64)
+				if err != nil {
+					return fmt.Errorf("column %s: %w", columns[i].name, err)
+				}
+				row[i] = n
 			default:
 				row[i] = string(b)
 			}

@@ -27,7 +27,9 @@ const (
 // cutover tries to switch until it fits the budget.
 func (m *move) cutover(ctx context.Context, v *verifier, decided chan<- struct{}) error {
 	m.step(ctx, "cutover")
-	if err := m.f.dir.Note(ctx, m.token); err != nil {
+	if err := m.f.dir.Note(ctx, m.token); errors.Is(err, directory.ErrNotOurs) {
+		return fmt.Errorf("%w: %w", ErrReplaced, err)
+	} else if err != nil {
 		return err
 	}
 	back := firstBack

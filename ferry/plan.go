@@ -520,6 +520,10 @@ func (f *Ferry) try(ctx context.Context, src, dst *server, p *prepared) (faults 
 	run(src, `UPDATE podworks_fence SET token = token WHERE 1 = 0`)
 	run(dst, `UPDATE podworks_fence SET token = token WHERE 1 = 0`)
 	run(src, `DO (SELECT 1 FROM information_schema.innodb_trx LIMIT 1)`)
+	if p.flavor == flavor.MySQL { // where it finds who holds a lock
+		run(src, `DO (SELECT 1 FROM performance_schema.data_lock_waits LIMIT 1)`)
+		run(src, `DO (SELECT 1 FROM performance_schema.threads LIMIT 1)`)
+	}
 	for _, name := range []string{"podworks_fence", "podworks_ferry_tail", "podworks_ferry_copy"} {
 		run(dst, `DELETE FROM `+name+` WHERE 1 = 0`)
 		run(dst, `INSERT INTO `+name+` SELECT * FROM `+name+` WHERE 1 = 0`)

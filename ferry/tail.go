@@ -91,6 +91,9 @@ var (
 	errIncident      = errors.New("the source says that its log has lost events")
 )
 
+// mariadbPreparedXA is the flag of a group of events that XA PREPARE wrote.
+const mariadbPreparedXA = 64
+
 // event takes one event. It returns a group when the event ends a transaction
 // that concerns the shop.
 func (d *decoder) event(ev *replication.BinlogEvent) (*group, error) {
@@ -113,8 +116,8 @@ func (d *decoder) event(ev *replication.BinlogEvent) (*group, error) {
 		return d.end(ev.Header.LogPos), nil
 	case *replication.QueryEvent:
 		return d.query(ev.Header.LogPos, string(e.Schema), string(e.Query))
-	case *replication.MariadbGTIDEvent: // MariaDB has no BEGIN
-		d.open, d.xa = !e.IsStandalone(), false
+	case *replication.MariadbGTIDEvent: // which is also MariaDB's BEGIN and XA START
+		d.open, d.xa = !e.IsStandalone(), e.Flags&mariadbPreparedXA != 0
 	case *replication.ExecuteLoadQueryEvent: // its schema and its text are not decoded
 		if bytes.Contains(ev.RawData, []byte(d.database)) {
 			return nil, fmt.Errorf("%w: LOAD DATA", errSchemaChanged)
@@ -207,9 +210,7 @@ func (d *decoder) harms(word, second, schema, query string) bool {
 	case "GRANT", "REVOKE", "FLUSH":
 		return false
 	case "ANALYZE", "OPTIMIZE", "REPAIR":
-		if second == "TABLE" || second == "LOCAL" {
-			return false
-		}
+		return second != "TABLE" && second != "LOCAL" // MariaDB runs the statement that it analyzes
 	}
 	return second == "DATABASE" || second == "SCHEMA" || d.names.MatchString(query)
 }

@@ -68,10 +68,11 @@ func Release(ctx context.Context, db *sql.DB, shop podworks.ShopID, epoch podwor
 
 // Tombstone makes the target's row absent under token, so that neither the
 // move with it nor an earlier one applies or opens anything later. A row that
-// has seen a higher token, or is open, stays as it is.
+// has seen a higher token, or is open, stays as it is. One that says moved is
+// the trace of an earlier move away from here, which is over.
 func Tombstone(ctx context.Context, db *sql.DB, shop podworks.ShopID, token uint64) error {
 	return change(ctx, db, shop, func(r Row) (Row, error) {
-		if r.Token > token || r.State == Open || r.State == Moved {
+		if r.Token > token || r.State == Open || r.State == Moved && r.Token == token {
 			return r, nil
 		}
 		return Row{Shop: shop, State: Absent, Token: token}, nil
@@ -169,11 +170,17 @@ func Close(ctx context.Context, db *sql.DB, c Closing, drain func(ctx context.Co
 	defer conn.Close()
 	defer conn.Raw(func(any) error { return driver.ErrBadConn })
 	committed := false
+	var id int64 // of the session
 	defer func() {
-		if !committed { // let the writers go before the session's end is noticed
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-			defer cancel()
-			conn.ExecContext(ctx, `ROLLBACK`)
+		if committed {
+			return
+		}
+		// Let the writers go. A server goes on with a statement whose client hung
+		// up, and keeps the lock for as long: then only KILL ends the session.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if _, err := conn.ExecContext(ctx, `ROLLBACK`); err != nil && id != 0 {
+			db.ExecContext(ctx, fmt.Sprintf(`KILL %d`, id))
 		}
 	}()
 
@@ -181,7 +188,6 @@ func Close(ctx context.Context, db *sql.DB, c Closing, drain func(ctx context.Co
 	// as long as the server keeps its idle session: 8 hours by default. So the
 	// server ends it after the budget, rounded up to its unit.
 	seconds := int64((c.Budget + time.Second - 1) / time.Second)
-	var id int64
 	if err := conn.QueryRowContext(ctx, `SELECT CONNECTION_ID()`).Scan(&id); err != nil {
 		return err
 	}
@@ -237,9 +243,12 @@ func lock(ctx context.Context, db *sql.DB, conn *sql.Conn, id int64, c Closing) 
 	}
 	had := make(chan struct{})
 	done := make(chan error, 1)
+	readCtx, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer hangUp()
 	go func() {
 		half := time.NewTimer(c.Budget / 2)
 		defer half.Stop()
+		var blockers error
 		for {
 			select {
 			case <-had:
@@ -247,18 +256,22 @@ func lock(ctx context.Context, db *sql.DB, conn *sql.Conn, id int64, c Closing) 
 				return
 			case <-half.C:
 				if c.Kill {
-					killBlockers(ctx, db, id)
+					blockers = killBlockers(ctx, db, id)
 				}
 			case <-ctx.Done():
-				kctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+				// A server that doesn't answer this doesn't answer the read either.
+				kctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 				_, err := db.ExecContext(kctx, fmt.Sprintf(`KILL QUERY %d`, id))
 				cancel()
-				done <- err
+				if err != nil {
+					hangUp()
+				}
+				done <- errors.Join(blockers, err)
 				return
 			}
 		}
 	}()
-	row, err := Read(context.WithoutCancel(ctx), conn, c.From.Shop, clause)
+	row, err := Read(readCtx, conn, c.From.Shop, clause)
 	close(had)
 	killErr := <-done
 	if spent := budgetSpent(ctx); spent != nil {

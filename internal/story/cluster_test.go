@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,7 +46,11 @@ type settings struct {
 	Die, Freeze string
 	Delay       time.Duration
 	Off         []hook.Protection
+
+	SlowLog time.Duration // how much later the source's log arrives than it is sent
 }
+
+func (s settings) off(p hook.Protection) bool { return slices.Contains(s.Off, p) }
 
 func open(dsn string) (*sql.DB, *mysql.Config, error) {
 	cfg, err := mysql.ParseDSN(dsn)
@@ -88,11 +94,69 @@ func (s settings) ferry() (*ferry.Ferry, error) {
 		if pods[id], err = mysql.ParseDSN(dsn); err != nil {
 			return nil, err
 		}
+		if s.SlowLog > 0 {
+			pods[id].DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				c, err := new(net.Dialer).DialContext(ctx, network, addr)
+				return &slowLog{Conn: c, by: s.SlowLog}, err
+			}
+		}
 	}
 	return ferry.New(sharding.NewDirectory(master, nil), pods, &ferry.Options{
 		Lease: s.Lease, PauseBudget: s.Budget, ChunkRows: 500,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
+}
+
+// A slowLog is a connection on which, once the server was asked for its binary
+// log, everything arrives later by the same time. It is as fast as before.
+type slowLog struct {
+	net.Conn
+	by time.Duration
+
+	late chan lateBytes // nil until it turns slow
+	rest []byte
+}
+
+type lateBytes struct {
+	b   []byte
+	due time.Time
+	err error
+}
+
+// Write and Read are called one after the other until the log is asked for, and
+// only Read is called after that.
+func (c *slowLog) Write(b []byte) (int, error) {
+	const comBinlogDump = 0x12 // after the packet's header of four bytes
+	if len(b) > 4 && b[4] == comBinlogDump && c.late == nil {
+		c.late = make(chan lateBytes, 1<<16)
+		go func() {
+			for {
+				b := make([]byte, 1<<16)
+				n, err := c.Conn.Read(b)
+				c.late <- lateBytes{b[:n], time.Now().Add(c.by), err}
+				if err != nil {
+					return
+				}
+			}
+		}()
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *slowLog) Read(b []byte) (int, error) {
+	if c.late == nil {
+		return c.Conn.Read(b)
+	}
+	if len(c.rest) == 0 {
+		l := <-c.late
+		<-time.After(time.Until(l.due))
+		if c.rest = l.b; l.err != nil {
+			return 0, l.err
+		}
+	}
+	n := copy(b, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
 }
 
 const schema = `
@@ -118,7 +182,7 @@ func newWorld(t *testing.T, f testcluster.Family, off ...hook.Protection) *world
 		Master: a.DSN(testcluster.Database(t, a)),
 		Pods:   map[podworks.PodID]string{1: a.DSN(testcluster.Database(t, a)), 2: b.DSN(testcluster.Database(t, b))},
 		Shop:   238,
-		Lease:  400 * time.Millisecond,
+		Lease:  250 * time.Millisecond,
 		Budget: 300 * time.Millisecond,
 		Ledger: filepath.Join(t.TempDir(), "ledger"),
 		Off:    off,
@@ -161,7 +225,7 @@ func newWorld(t *testing.T, f testcluster.Family, off ...hook.Protection) *world
 		rows = append(rows, fmt.Sprintf("(%d, %d, 'product %d')", w.settings.Shop, i, i))
 	}
 	w.exec(1, `INSERT INTO products VALUES `+strings.Join(rows, ","))
-	for i := range writers {
+	for i := range writers + 1 {
 		w.exec(1, fmt.Sprintf(`INSERT INTO counters VALUES (%d, %d, 0)`, w.settings.Shop, i))
 	}
 	return w
@@ -205,7 +269,7 @@ func (w *world) owners() (open []podworks.PodID) {
 type process struct {
 	t     *testing.T
 	cmd   *exec.Cmd
-	stdin io.Closer
+	stdin io.WriteCloser
 	lines chan string
 
 	mu     sync.Mutex // guards last and stderr

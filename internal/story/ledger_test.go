@@ -55,7 +55,7 @@ func (w *world) judge() verdict {
 			v.Unknown++
 		}
 	}
-	for i := range writers {
+	for i := range writers + 1 {
 		n := counts[int64(i)]
 		v.Lost += max(0, acknowledged[i]-n)
 		v.Doubled += max(0, n-acknowledged[i]-unknown[i])

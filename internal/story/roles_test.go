@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,11 +18,23 @@ import (
 )
 
 // writers is how many goroutines of the writer write; the first writes many
-// rows at a time.
+// rows at a time. The sleeper, a process of its own, counts as one more.
 const (
 	writers   = 6
-	batchRows = 300
+	batchRows = 100
+	bulkRows  = 3000
 )
+
+// rowsOf is how many rows an order of a writer has.
+func rowsOf(writer int) int64 {
+	switch writer {
+	case 0:
+		return batchRows
+	case writers:
+		return bulkRows
+	}
+	return 1
+}
 
 // writer writes orders until its standard input ends. It never tries again. It
 // writes a line to its ledger after each answer, before the next write: A for
@@ -47,9 +58,9 @@ func writer(s settings) error {
 		wg.Go(func() {
 			// An open model would be better, but this is about order, not load: a
 			// writer that waits out a move has one write in it.
-			pause := 5 * time.Millisecond
+			pause := 8 * time.Millisecond
 			if i == 0 {
-				pause = 60 * time.Millisecond
+				pause = 80 * time.Millisecond
 			}
 			tick := time.NewTicker(pause)
 			defer tick.Stop()
@@ -59,7 +70,7 @@ func writer(s settings) error {
 					return
 				case <-tick.C:
 				}
-				order := (n*writers + int64(i)) * batchRows
+				order := (n*(writers+1) + int64(i)) * bulkRows
 				verdict := "R"
 				switch err := write(ctx, cluster, s.Shop, i, order); {
 				case err == nil:
@@ -91,29 +102,26 @@ func write(ctx context.Context, cluster *sharding.Cluster, shop podworks.ShopID,
 	defer cancel()
 	return cluster.Do(ctx, shop, func(ctx context.Context, sc *sharding.Scope) error {
 		return sc.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
-			var rows []string
-			for i := range rowsOf(writer) {
-				rows = append(rows, fmt.Sprintf("(%d, %d, %d)", shop, order+i, writer))
-			}
-			if _, err := tx.ExecContext(ctx, `INSERT INTO orders (shop_id, id, writer) VALUES `+strings.Join(rows, ",")); err != nil {
-				return err
-			}
 			if writer%2 == 1 {
 				if _, err := tx.ExecContext(ctx, `DO SLEEP(0.003)`); err != nil { // transactions in flight, whenever
 					return err
 				}
 			}
-			_, err := tx.ExecContext(ctx, fmt.Sprintf(`UPDATE counters SET n = n + 1 WHERE shop_id = %d AND id = %d`, shop, writer))
-			return err
+			return insert(ctx, tx, shop, writer, order)
 		})
 	})
 }
 
-func rowsOf(writer int) int64 {
-	if writer == 0 {
-		return batchRows
+func insert(ctx context.Context, tx *sharding.Tx, shop podworks.ShopID, writer int, order int64) error {
+	var rows []string
+	for i := range rowsOf(writer) {
+		rows = append(rows, fmt.Sprintf("(%d, %d, %d)", shop, order+i, writer))
 	}
-	return 1
+	if _, err := tx.ExecContext(ctx, `INSERT INTO orders (shop_id, id, writer) VALUES `+strings.Join(rows, ",")); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, fmt.Sprintf(`UPDATE counters SET n = n + 1 WHERE shop_id = %d AND id = %d`, shop, writer))
+	return err
 }
 
 // mover moves the shop. It says each step before it enters it, and dies or
@@ -152,21 +160,21 @@ func mover(s settings) error {
 	return nil
 }
 
-// sleeper opens a write transaction, writes, and waits for a line on its
-// standard input before it commits.
+// sleeper opens a write transaction, writes many rows, and waits for its
+// standard input to say something, or to end, before it commits.
 func sleeper(s settings) error {
 	cluster, err := s.cluster()
 	if err != nil {
 		return err
 	}
+	order := time.Now().UnixNano() // above every other writer's
 	err = cluster.Do(context.Background(), s.Shop, func(ctx context.Context, sc *sharding.Scope) error {
 		return sc.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
-			if _, err := tx.ExecContext(ctx, fmt.Sprintf(`INSERT INTO orders (shop_id, id, writer) VALUES (%d, 1, 0)`, s.Shop)); err != nil {
+			if err := insert(ctx, tx, s.Shop, writers, order); err != nil {
 				return err
 			}
 			fmt.Println("in the transaction")
-			_, err := os.Stdin.Read(make([]byte, 1))
-			if err != nil && !errors.Is(err, io.EOF) {
+			if _, err := os.Stdin.Read(make([]byte, 1)); err != nil && !errors.Is(err, io.EOF) {
 				return err
 			}
 			return nil
@@ -176,11 +184,16 @@ func sleeper(s settings) error {
 		fmt.Println("refused")
 		return nil
 	}
+	ledger, err := os.OpenFile(s.Ledger, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(ledger, "A %d %d\n", writers, order); err != nil {
+		return err
+	}
 	fmt.Println("acknowledged")
-	return nil
+	return ledger.Close()
 }
 
+// steps are those that a mover can be killed at.
 var steps = []string{"copy", "drain", "verified", "closed", "decided", "opened"}
-
-// isStep reports whether a line of a mover names one of the steps above.
-func isStep(line string) bool { return slices.Contains(steps, line) }

@@ -1,0 +1,169 @@
+package ferry_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/podworks/podworks/ferry"
+	"github.com/podworks/podworks/internal/testcluster"
+)
+
+// stepsBack returns a logger that sends for each step back of a move, and what
+// it sends on.
+func stepsBack() (*slog.Logger, <-chan string) {
+	c := make(chan string, 100)
+	return slog.New(&watcher{text: "stepped back from the cutover; writers go on", seen: c}), c
+}
+
+// A watcher is a slog.Handler that reports one message.
+type watcher struct {
+	text string
+	seen chan<- string
+}
+
+func (w *watcher) Enabled(context.Context, slog.Level) bool { return true }
+func (w *watcher) WithAttrs([]slog.Attr) slog.Handler       { return w }
+func (w *watcher) WithGroup(string) slog.Handler            { return w }
+func (w *watcher) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == w.text {
+		w.seen <- r.Message
+	}
+	return nil
+}
+
+func TestAWriterThatTakesLongerThanTheBudgetIsSteppedBackFor(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		logger, back := stepsBack()
+		w := newWorld(t, f, "", &ferry.Options{Ignore: []string{"countries"}, PauseBudget: 100 * time.Millisecond, Logger: logger})
+		w.fill(w.shop, 50)
+		conn := w.begin(10)
+		committed := make(chan error, 1)
+		go func() {
+			<-back
+			// Other writers go on as well, while this one still does.
+			err := sell(t.Context(), w.source, w.shop, 1, 20)
+			_, errCommit := conn.ExecContext(t.Context(), `COMMIT`)
+			committed <- errors.Join(err, errCommit)
+		}()
+		report, err := w.ferry.Move(t.Context(), w.shop, 2)
+		if err := <-committed; err != nil {
+			t.Fatal(err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.StepsBack == 0 {
+			t.Error("got no step back, want one or more")
+		}
+		w.same("products")
+		if n := w.count(w.target, `SELECT SUM(stock) FROM products WHERE shop_id = 7 AND id IN (10, 20)`); n != 15+25+2 {
+			t.Errorf("got a stock of %d, want both sales in it", n)
+		}
+	})
+}
+
+func TestAWriterThatNeverEndsIsKilledAndItsCommitRefused(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, "", &ferry.Options{Ignore: []string{"countries"}, PauseBudget: 100 * time.Millisecond})
+		w.fill(w.shop, 50)
+		conn := w.begin(10)
+		report, err := w.ferry.Move(t.Context(), w.shop, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.StepsBack < 3 {
+			t.Errorf("got %d steps back, want 3 before a session is killed", report.StepsBack)
+		}
+		if _, err := conn.ExecContext(t.Context(), `COMMIT`); err == nil {
+			t.Error("the killed writer's commit was acknowledged")
+		}
+		for _, db := range []*sql.DB{w.source, w.target} {
+			if n := w.count(db, `SELECT stock FROM products WHERE shop_id = 7 AND id = 10`); n != 15 {
+				t.Errorf("got a stock of %d, want 15, without the killed writer's sale", n)
+			}
+		}
+	})
+}
+
+func TestAMoveThatNeverFitsTheBudgetIsUndone(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, "", &ferry.Options{Ignore: []string{"countries"}, PauseBudget: 50 * time.Millisecond, Attempts: 2})
+		w.fill(w.shop, 50)
+		conn := w.begin(10)
+		_, err := w.ferry.Move(t.Context(), w.shop, 2)
+		contains(t, err, ferry.ErrSteppedBack, "2 tries", "undone, the shop stays in pod 1")
+		w.stays()
+		if _, err := conn.ExecContext(t.Context(), `COMMIT`); err != nil {
+			t.Errorf("the commit of the writer that was waited for: %v", err)
+		}
+		if _, err := w.ferry.Move(t.Context(), w.shop, 2); err != nil {
+			t.Errorf("the next move: %v", err)
+		}
+		w.same("products")
+	})
+}
+
+// A move's beginning doesn't wait for writers, nor do writers wait for it.
+func TestALongTransactionDoesNotHoldUpTheCopy(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, "", &ferry.Options{Ignore: []string{"countries"}, PauseBudget: 2 * time.Second})
+		w.fill(w.shop, 50)
+		conn := w.begin(10)
+		tr := &trail{at: map[string]func(){"verify": func() {
+			if err := sell(t.Context(), w.source, w.shop, 1, 20); err != nil {
+				t.Error(err)
+			}
+			if _, err := conn.ExecContext(t.Context(), `COMMIT`); err != nil {
+				t.Error(err)
+			}
+		}}}
+		report, err := w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.StepsBack != 0 {
+			t.Errorf("got %d steps back, want none", report.StepsBack)
+		}
+		w.same("products")
+	})
+}
+
+// A pod that fails over between the look at its epoch and the decision leaves
+// the shop where it is.
+func TestAFailoverBeforeTheDecisionUndoesTheMove(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		for name, stmt := range map[string]string{
+			"the source's epoch is raised": `UPDATE podworks_pods SET epoch = epoch + 1 WHERE pod_id = 1`,
+			"the target's epoch is raised": `UPDATE podworks_pods SET epoch = epoch + 1 WHERE pod_id = 2`,
+		} {
+			t.Run(name, func(t *testing.T) {
+				w := newWorld(t, f, "", nil)
+				w.fill(w.shop, 50)
+				tr := &trail{at: map[string]func(){"closed": func() { w.exec(w.master, stmt) }}}
+				_, err := w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
+				contains(t, err, nil, "a pod failed over since its epoch was noted", "undone")
+				w.stays()
+			})
+		}
+		t.Run("a pod does not serve", func(t *testing.T) {
+			w := newWorld(t, f, "", nil)
+			w.fill(w.shop, 50)
+			tr := &trail{at: map[string]func(){"verify": func() { w.exec(w.master, `UPDATE podworks_pods SET serving = 0 WHERE pod_id = 2`) }}}
+			_, err := w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
+			contains(t, err, nil, "pods 1 and 2 must both serve", "undone")
+			if tr.passed("drain") {
+				t.Error("the lock was asked for")
+			}
+			w.stays()
+		})
+	})
+}

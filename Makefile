@@ -42,15 +42,17 @@ demo: flashsale ## the main job: a shop is moved to another pod in the middle of
 $(EXAMPLES): setup
 	@cd examples && $(GO) run ./$@ $(ARGS)
 
+# One package at a time: each starts servers of its own, and the fault tests
+# have budgets of time that others' load would use up.
 .PHONY: test
 test: setup ## run all tests, on real servers of both families
-	$(GO) test $(TESTFLAGS) -timeout 20m $(PACKAGES)
+	$(GO) test $(TESTFLAGS) -p 1 -timeout 20m $(PACKAGES)
 
 .PHONY: race
 race: setup ## run all tests but the slow ones with the race detector (needs a C compiler)
 	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || \
 		{ echo 'race: the race detector needs a C compiler. On Debian: apt-get install gcc libc6-dev' >&2; exit 1; }
-	$(GO) test $(TESTFLAGS) -race -short -timeout 20m $(PACKAGES)
+	$(GO) test $(TESTFLAGS) -race -short -p 1 -timeout 20m $(PACKAGES)
 
 .PHONY: bench
 bench: setup ## run all benchmarks, or those that match BENCH=regexp

@@ -106,7 +106,7 @@ func refuse(f file, imp string, used map[string]bool) string {
 				return ""
 			}
 		}
-		return "the root module requires the modules that DESIGN.md names and no others; put an adapter for this one into a nested module"
+		return "the root module requires the modules listed in this test and no others; put an adapter for this one into a nested module"
 	}
 
 	_, isInternal := within(ours, "internal")
@@ -219,7 +219,7 @@ func TestTheRootModuleRequiresOnlyWhatItMay(t *testing.T) {
 			t.Errorf("go.mod: %s: it has no effect on those who import the module; nested modules meet through go.work", strings.TrimSpace(line))
 		case "require":
 			if _, ok := thirdParty[words[1]]; !ok && !strings.HasSuffix(strings.TrimSpace(line), "// indirect") {
-				t.Errorf("go.mod requires %s: that is not among the modules that DESIGN.md names; put what needs it into a nested module", words[1])
+				t.Errorf("go.mod requires %s: that is not among the modules listed in this test; put what needs it into a nested module", words[1])
 			}
 		}
 	}

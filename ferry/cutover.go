@@ -72,8 +72,7 @@ func (m *move) cutover(ctx context.Context, v *verifier, decided chan<- struct{}
 	}
 }
 
-// switchOver makes one try. The numbers are those of the rules in DESIGN.md,
-// "How the hard parts stay correct".
+// switchOver makes one try. The numbers are those of the steps in DESIGN.md.
 func (m *move) switchOver(ctx context.Context, v *verifier, kill bool, decided chan<- struct{}) error {
 	start := time.Now()
 	var compared map[int][]int64

@@ -12,8 +12,8 @@
 // # What is guaranteed
 //
 //   - No write that was acknowledged is lost, and none happens in both pods,
-//     whoever dies, freezes or is cut off when. The package DESIGN in the
-//     repository gives the rules and their reasons.
+//     whoever dies, freezes or is cut off when. DESIGN.md in this directory
+//     has the protocol and its reasons.
 //   - The write pause has a budget ([Options.PauseBudget]). When it would be
 //     exceeded, the move steps back, lets the writers go and tries again.
 //   - After a mover's death any other process finishes or undoes the move:

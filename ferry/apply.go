@@ -3,9 +3,12 @@ package ferry
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/go-sql-driver/mysql"
 
 	"github.com/podworks/podworks/internal/fence"
 )
@@ -125,6 +128,34 @@ func (a *applier) flush(ctx context.Context, c *chunk) error {
 	if len(a.batch) == 0 && c == nil {
 		return nil
 	}
+	fresh := a.due(c)
+	// Other shops' writers work in the same indexes, so the server may roll this
+	// transaction back to let one of them go on. Nothing of it has happened then.
+	const tries = 10
+	for try := 1; ; try++ {
+		err := a.write(ctx, c, fresh)
+		if err == nil {
+			break
+		}
+		if !rolledBack(err) || try == tries {
+			return err
+		}
+		a.m.log.Debug("the target rolled a transaction back; writing it again", "err", err)
+	}
+	a.m.applied(len(a.batch), c)
+	a.settled(c)
+	return nil
+}
+
+// rolledBack reports whether the server ended a transaction in favour of
+// another: by deadlock, or by a lock that it could not get in time.
+func rolledBack(err error) bool {
+	var e *mysql.MySQLError
+	return errors.As(err, &e) && (e.Number == 1213 || e.Number == 1205)
+}
+
+// write is flush's transaction.
+func (a *applier) write(ctx context.Context, c *chunk, fresh [][]any) error {
 	m := a.m
 	tx, err := m.dst.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
@@ -135,7 +166,6 @@ func (a *applier) flush(ctx context.Context, c *chunk) error {
 		return err
 	}
 	w := &writer{tx: tx, m: m}
-	fresh := a.due(c)
 	// What changed before what is new: a row of the chunk may have a unique value
 	// that a row on the target had.
 	if err := w.replace(ctx, a.batch); err != nil {
@@ -159,12 +189,7 @@ func (a *applier) flush(ctx context.Context, c *chunk) error {
 	if _, err := tx.ExecContext(ctx, `REPLACE INTO podworks_ferry_tail (shop_id, file, pos) VALUES (?, ?, ?)`, int64(m.shop), a.at.file, a.at.pos); err != nil {
 		return err
 	}
-	if err := tx.Commit(); err != nil {
-		return err
-	}
-	m.applied(len(a.batch), c)
-	a.settled(c)
-	return nil
+	return tx.Commit()
 }
 
 // due prepares what to write at this place of the log: the batch to replace,
@@ -257,6 +282,7 @@ func (w *writer) replace(ctx context.Context, rows map[rowID][]any) error {
 	}
 	for i, keys := range byTable {
 		t := w.m.tables[i]
+		slices.Sort(keys) // in the order in which others lock them, mostly
 		for part := range slices.Chunk(keys, 500) {
 			if _, err := w.tx.ExecContext(ctx, `DELETE FROM `+quote(t.name)+` WHERE `+w.m.rowsIn(t, part)); err != nil {
 				return fmt.Errorf("table %s: %w", t.name, err)

@@ -1,11 +1,19 @@
 package ferry
 
 import (
+	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/podworks/podworks/internal/fence"
+	"github.com/podworks/podworks/internal/testcluster"
 )
 
 // A sim is a source with two tables, its log, and a mover that copies it: the
@@ -14,6 +22,7 @@ import (
 // unique in its table.
 type sim struct {
 	t      *testing.T
+	seed   uint64
 	rng    *rand.Rand
 	source map[rowID]int
 	log    []simGroup
@@ -45,7 +54,7 @@ const (
 )
 
 func newSim(t *testing.T, seed uint64) *sim {
-	s := &sim{t: t, rng: rand.New(rand.NewPCG(seed, 1)), source: map[rowID]int{}, target: map[rowID]int{}}
+	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), source: map[rowID]int{}, target: map[rowID]int{}}
 	s.saved, s.savedAt = make([]cursor, simTables), -1
 	for range 12 {
 		s.write()
@@ -53,7 +62,9 @@ func newSim(t *testing.T, seed uint64) *sim {
 	return s
 }
 
-func (s *sim) note(format string, args ...any) { s.steps = append(s.steps, fmt.Sprintf(format, args...)) }
+func (s *sim) note(format string, args ...any) {
+	s.steps = append(s.steps, fmt.Sprintf(format, args...))
+}
 
 // commit appends a transaction to the log.
 func (s *sim) commit(next map[rowID]int, changes []change, marker int) {
@@ -197,7 +208,7 @@ func (s *sim) fail(format string, args ...any) {
 	for _, step := range s.steps {
 		s.t.Log(step)
 	}
-	s.t.Fatalf(format, args...)
+	s.t.Fatalf("seed %d: %s", s.seed, fmt.Sprintf(format, args...))
 }
 
 // pass lets others do something, now and then.
@@ -302,7 +313,79 @@ func TestChunksAndLogGiveTheSourceInEveryOrder(t *testing.T) {
 		}
 		s.flush(nil)
 		if !maps.Equal(s.target, s.source) {
-			s.fail("seed %d: the target has %v, the source %v", seed, s.target, s.source)
+			s.fail("the target has %v, the source %v", s.target, s.source)
 		}
 	}
+}
+
+// One transaction on the target takes it from one place of the log to the next:
+// the changed rows, the new ones, and the place. Here a row of the chunk has the
+// unique value that a changed row gives up.
+func TestAFlushWritesRowsAndPlaceTogether(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		ctx := t.Context()
+		s := testcluster.Shared(t, f, "target")
+		c, err := mysql.NewConnector(s.Config(testcluster.Database(t, s)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := sql.OpenDB(c)
+		defer db.Close()
+		for _, stmt := range append(Schema(),
+			`CREATE TABLE stamps (shop_id INT NOT NULL, id INT NOT NULL, code VARCHAR(9) NOT NULL UNIQUE, PRIMARY KEY (shop_id, id))`,
+			`INSERT INTO stamps VALUES (7, 3, 'a'), (7, 4, 'c'), (8, 3, 'other')`,
+			`INSERT INTO podworks_fence VALUES (7, 0, 'incoming', 0, 5)`) {
+			if _, err := db.ExecContext(ctx, stmt); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stamps := &table{name: "stamps", columns: []column{{name: "shop_id", dataType: "int"}, {name: "id", dataType: "int"}, {name: "code", dataType: "varchar", charset: "utf8mb4"}}, key: 1}
+		begin := func(token uint64) *applier {
+			m := &move{shop: 7, token: token, tables: []*table{stamps}, dst: &server{db: db}}
+			return &applier{m: m, batch: map[rowID][]any{}, pending: map[rowID][]any{}, cursors: []cursor{{started: true, upTo: 5, limited: true, limit: 20}}}
+		}
+		swap := group{end: position{"log.2", 77}, changes: []change{
+			{0, 3, nil}, {0, 10, nil}, {0, 3, []any{7, 3, "b"}}, {0, 10, []any{7, 10, "a"}}, {0, 4, nil},
+		}}
+		read := &chunk{after: cursor{started: true, upTo: 5}, upTo: 15, keys: []int64{10, 11}, rows: [][]any{{7, 10, "b"}, {7, 11, "d"}}}
+		have := func() (text string) {
+			t.Helper()
+			if err := db.QueryRowContext(ctx, `SELECT CONCAT_WS(' ',
+				(SELECT GROUP_CONCAT(shop_id, ':', id, '=', code ORDER BY shop_id, id) FROM stamps),
+				(SELECT GROUP_CONCAT(file, ':', pos) FROM podworks_ferry_tail),
+				(SELECT GROUP_CONCAT(started, ' ', last_key, ' ', last_limit, ' ', done) FROM podworks_ferry_copy))`).Scan(&text); err != nil {
+				t.Fatal(err)
+			}
+			return text
+		}
+		const before = "7:3=a,7:4=c,8:3=other"
+
+		late := begin(4) // of a mover that was replaced
+		late.take(swap)
+		if err := late.flush(ctx, read); !errors.Is(err, fence.ErrToken) {
+			t.Errorf("under an earlier token: got %v, want ErrToken", err)
+		}
+		if got := have(); got != before {
+			t.Errorf("under an earlier token: got %s, want %s", got, before)
+		}
+
+		taken := begin(5)
+		taken.take(group{end: position{"log.2", 60}, changes: []change{{0, 3, []any{7, 3, "other"}}}})
+		if err := taken.flush(ctx, nil); err == nil || !strings.Contains(err.Error(), "table stamps") {
+			t.Errorf("with a unique value of another shop: got %v, want an error that names the table", err)
+		}
+		if got := have(); got != before {
+			t.Errorf("with a unique value of another shop: got %s, want %s", got, before)
+		}
+
+		a := begin(5)
+		a.take(swap)
+		if err := a.flush(ctx, read); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := have(), "7:3=b,7:10=a,7:11=d,8:3=other log.2:77 1 15 20 0"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
 }

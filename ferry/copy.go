@@ -96,7 +96,7 @@ func (m *move) readRows(ctx context.Context, c *chunk, where string) error {
 		}
 		list = append(list, quote(col.name))
 	}
-	rows, err := m.src.db.QueryContext(ctx, `SELECT `+strings.Join(list, ", ")+` FROM `+quote(t.name)+` WHERE `+where)
+	rows, err := m.src.db.QueryContext(ctx, `SELECT `+strings.Join(list, ", ")+` FROM `+quote(t.name)+t.hint+` WHERE `+where)
 	if err != nil {
 		return err
 	}

@@ -134,9 +134,6 @@ func (m *move) switchOver(ctx context.Context, v *verifier, kill bool, decided c
 	}
 	m.result.Pause = time.Since(start)
 	m.step(ctx, "opened")
-	m.mu.Lock()
-	m.result.RowsCopied, m.result.RowChanges = m.progress.RowsCopied, m.progress.RowChanges
-	m.mu.Unlock()
 	m.result.Route, m.result.Token = route, m.token
 	// 8. Finish. The move is made; that its row is still there is for Run to mend.
 	if err := m.f.finish(ctx, m.dst, m.claim); err != nil {

@@ -208,39 +208,62 @@ func TestATargetThatDiesInTheCopyLeavesTheShopTrading(t *testing.T) {
 		target := testcluster.Start(t, &testcluster.MySQLOptions{Family: f})
 		w := newWorldOn(t, testcluster.Shared(t, f, "source"), target, "", &patient)
 		w.fill(w.shop, 400)
-		w.stop(300)
-		moved := make(chan error, 1)
-		go func() {
-			_, err := w.ferry.Move(t.Context(), w.shop, 2)
-			moved <- err
-		}()
-		w.awaitCopy(290)
-		if err := target.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		contains(t, <-moved, nil, "move shop 7 to pod 2", "could not be settled", "Recover or Run")
+		w.dies(target)
 		if err := sell(t.Context(), w.source, w.shop, 1, 1); err != nil {
 			t.Errorf("a write in the source while the target is down: %v", err)
 		}
-		if _, err := w.ferry.Recover(t.Context()); err == nil {
-			until(t, "the lease to end", func() bool { _, err := w.ferry.Recover(t.Context()); return err != nil })
-		}
-
-		if err := target.Restart(context.WithoutCancel(t.Context())); err != nil {
-			t.Fatal(err)
-		}
-		until(t, "the move to be undone", func() bool {
+		until(t, "the lease to end", func() bool { // and Recover says what is in its way
 			_, err := w.ferry.Recover(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			return w.state(1) == "undone"
+			return err != nil
 		})
-		w.stays()
-		report := w.move(2)
-		if report.RowsCopied != 400 {
-			t.Errorf("got %d rows copied by the second move, want all 400", report.RowsCopied)
-		}
-		w.same("products")
+		w.revives(target)
 	})
+}
+
+func TestASourceThatDiesInTheCopyTradesWhenItIsBack(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		source := testcluster.Start(t, &testcluster.MySQLOptions{Family: f}) // and the master
+		w := newWorldOn(t, source, testcluster.Shared(t, f, "target"), "", &patient)
+		w.fill(w.shop, 400)
+		w.dies(source)
+		w.revives(source)
+	})
+}
+
+// dies kills a server in the middle of the copy, and waits for the move to end.
+func (w *world) dies(server *testcluster.MySQLServer) {
+	w.t.Helper()
+	goOn := w.stop(300)
+	moved := make(chan error, 1)
+	go func() {
+		_, err := w.ferry.Move(w.t.Context(), w.shop, 2)
+		moved <- err
+	}()
+	w.awaitCopy(290)
+	if err := server.Kill(); err != nil {
+		w.t.Fatal(err)
+	}
+	goOn()
+	contains(w.t, <-moved, nil, "move shop 7 to pod 2", "could not be settled", "Recover or Run")
+}
+
+// revives starts the server again; what is left is undone, and the next move
+// succeeds.
+func (w *world) revives(server *testcluster.MySQLServer) {
+	w.t.Helper()
+	if err := server.Restart(context.WithoutCancel(w.t.Context())); err != nil {
+		w.t.Fatal(err)
+	}
+	until(w.t, "the move to be undone", func() bool {
+		if _, err := w.ferry.Recover(w.t.Context()); err != nil {
+			w.t.Fatal(err)
+		}
+		return w.state(1) == "undone"
+	})
+	w.stays()
+	if report := w.move(2); report.RowsCopied != 400 {
+		w.t.Errorf("got %d rows copied by the second move, want all 400", report.RowsCopied)
+	}
+	w.same("products")
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,7 +31,33 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(testcluster.Main(m))
+	code := testcluster.Main(m)
+	if left := leaked(); code == 0 && left != "" {
+		fmt.Fprintln(os.Stderr, "goroutines that nobody waited for:\n"+left)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leaked returns the stacks of goroutines that a ferry left, or "". What has
+// been told to end gets some time for it.
+func leaked() (left string) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for range 200 {
+		buf := make([]byte, 1<<20)
+		left = ""
+		for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+			if strings.Contains(stack, "podworks/ferry.") || strings.Contains(stack, "internal/fence") || strings.Contains(stack, "go-mysql") {
+				left += stack + "\n\n"
+			}
+		}
+		if left == "" {
+			return ""
+		}
+		<-tick.C
+	}
+	return left
 }
 
 // A role is what another process is to move.

@@ -182,11 +182,12 @@ func (m *move) run(ctx context.Context) (err error) {
 	if err := v.all(ctx); err != nil {
 		return err
 	}
-	if err := m.cutover(ctx, v, decided); err != nil {
-		return err
-	}
+	err = m.cutover(ctx, v, decided)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.result.RowsCopied, m.result.RowChanges = m.progress.RowsCopied, m.progress.RowChanges
 	m.result.RowsVerified, m.result.RowsRepaired = v.rows, v.mended
-	return nil
+	return err
 }
 
 // beat notes in the journal, once a second, that the mover is alive. That the

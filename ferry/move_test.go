@@ -347,3 +347,78 @@ func compare(t *testing.T, got, want ledger) {
 		}
 	}
 }
+
+// A transaction that is larger than anything else: it is applied whole, and all
+// that it touched is compared again before the lock.
+func TestALargeTransactionArrivesWhole(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, "", nil)
+		w.fill(w.shop, 6000)
+		raise := func() {
+			w.exec(w.source, `UPDATE products SET stock = stock + 1, name = CONCAT(name, ' again') WHERE shop_id = 7`)
+		}
+		tr := &trail{at: map[string]func(){"copy": raise, "verify": raise, "cutover": raise}}
+		report, err := w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%+v", *report)
+		if report.RowsCopied != 6000 || report.RowsRepaired != 0 {
+			t.Errorf("got %d rows copied and %d repaired, want 6000 and 0", report.RowsCopied, report.RowsRepaired)
+		}
+		w.same("products")
+	})
+}
+
+// A key that another shop has on the target can't be had twice.
+func TestAKeyThatIsTakenOnTheTargetEndsTheMove(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, `CREATE TABLE stamps (id INT PRIMARY KEY, shop_id INT NOT NULL, KEY (shop_id))`, nil)
+		w.fill(w.shop, 20)
+		w.script(w.source, `INSERT INTO stamps VALUES (1, 7), (2, 7)`)
+		w.script(w.target, `INSERT INTO stamps VALUES (2, 55)`)
+		tr := &trail{}
+		_, err := w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
+		contains(t, err, nil, "table stamps", "Duplicate entry '2'", "undone, the shop stays in pod 1")
+		if tr.passed("drain") {
+			t.Error("the lock was asked for")
+		}
+		w.stays()
+		if n := w.count(w.target, `SELECT shop_id FROM stamps WHERE id = 2`); n != 55 {
+			t.Errorf("the other shop's row is now shop %d's", n)
+		}
+	})
+}
+
+func TestNamesAreQuoted(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, "CREATE TABLE `odd ``table``-näme` (`key` INT NOT NULL PRIMARY KEY, `te``nant` SMALLINT UNSIGNED NOT NULL, `order` INT, `why?` VARCHAR(20), `%s` TEXT, KEY (`te``nant`))",
+			&ferry.Options{Ignore: []string{"countries", "products", "orders"}, Column: "te`nant", ChunkRows: 7})
+		put := func(from int) {
+			for i := from; i < from+20; i++ {
+				w.exec(w.source, "INSERT INTO `odd ``table``-näme` VALUES (?, 7, ?, 'what?', NULL)", i, i)
+			}
+			w.exec(w.source, "UPDATE `odd ``table``-näme` SET `why?` = 'so', `%s` = '%d ?' WHERE `key` % 2 = 0")
+			w.exec(w.source, "DELETE FROM `odd ``table``-näme` WHERE `key` % 5 = 0")
+		}
+		put(1)
+		tr := &trail{at: map[string]func(){"copy": func() { put(101) }, "verify": func() { put(201) }, "cutover": func() { put(301) }}}
+		report, err := w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.RowsRepaired != 0 {
+			t.Errorf("%d rows had to be repaired", report.RowsRepaired)
+		}
+		sum := "SELECT SUM(CRC32(CONCAT_WS('|', `key`, `te``nant`, `order`, `why?`, `%s`))) FROM `odd ``table``-näme`"
+		if got, want := w.count(w.target, sum), w.count(w.source, sum); got != want {
+			t.Errorf("got a sum of %d on the target, want %d", got, want)
+		}
+		if n, err := w.ferry.Clean(t.Context(), w.shop, 1); err != nil || n != 64 {
+			t.Errorf("cleaned %d rows, %v; want 64", n, err)
+		}
+	})
+}

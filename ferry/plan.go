@@ -396,6 +396,9 @@ func (f *Ferry) inspectKeys(ctx context.Context, s *server, p *prepared) (faults
 		key := keys[t.name]
 		if len(key) == 2 && strings.EqualFold(key[0], f.opts.Column) {
 			key = key[1:]
+			// MySQL likes a secondary index that begins with the shop's column better,
+			// and then sorts the whole shop for each chunk.
+			t.hint = ` FORCE INDEX (PRIMARY)`
 		}
 		i := -1
 		if len(key) == 1 {
@@ -465,6 +468,8 @@ func (f *Ferry) inspectRows(ctx context.Context, src, dst *server, p *prepared, 
 			faults = append(faults, fmt.Errorf("pod %d has no table podworks_fence; run Migrate", s.pod))
 		case err != nil:
 			return nil, err
+		case s == src && row == (fence.Row{Shop: shop, State: fence.Absent}):
+			faults = append(faults, fmt.Errorf("pod %d: the shop has no row in podworks_fence, so nothing can make its writers wait; open it there as sharding's CreateShop does", s.pod))
 		case s == src && (row.State != fence.Open || row.Epoch != p.From.Epoch):
 			faults = append(faults, fmt.Errorf("pod %d: the directory says open at epoch %d, the fence says %v; recover an earlier move first", s.pod, p.From.Epoch, row))
 		case s == dst && row.State == fence.Open:

@@ -53,6 +53,12 @@ var refusals = []struct {
 		says:       []string{"the directory says open at epoch 1, the fence says shop 7: open, epoch 5", "recover"},
 	},
 	{
+		name:       "no fence on the source",
+		source:     `DELETE FROM podworks_fence WHERE shop_id = 7`,
+		undoSource: `INSERT INTO podworks_fence VALUES (7, 1, 'open', 0, 0)`,
+		says:       []string{"pod 1: the shop has no row in podworks_fence", "open it there"},
+	},
+	{
 		name:       "fence open on the target",
 		target:     `INSERT INTO podworks_fence VALUES (7, 3, 'open', 0, 0)`,
 		undoTarget: `DELETE FROM podworks_fence`,

@@ -207,6 +207,30 @@ func TestAMoverThatWasReplacedStops(t *testing.T) {
 	})
 }
 
+// Who undid the move has fenced the target first: nothing that its mover still
+// has in hand arrives there.
+func TestAMoverWhoseTargetWasFencedAppliesNothing(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, "", nil)
+		w.fill(w.shop, 50)
+		tr := &trail{at: map[string]func(){"verify": func() {
+			if err := fence.Tombstone(t.Context(), w.target, w.shop, 1); err != nil {
+				t.Fatal(err)
+			}
+			w.exec(w.target, `DELETE FROM products`)
+			w.exec(w.target, `DELETE FROM podworks_ferry_tail`)
+			w.exec(w.target, `DELETE FROM podworks_ferry_copy`)
+			if err := sell(t.Context(), w.source, w.shop, 1, 10); err != nil {
+				t.Fatal(err)
+			}
+		}}}
+		_, err := w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
+		contains(t, err, fence.ErrToken, "undone, the shop stays in pod 1")
+		w.stays()
+	})
+}
+
 func TestACancelledMoveIsUndone(t *testing.T) {
 	t.Parallel()
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {

@@ -16,7 +16,8 @@ type table struct {
 	key     int      // index of the key's
 	unique  string   // its unique keys, for comparing
 
-	versioned bool // by the system, which keeps a history
+	versioned bool   // by the system, which keeps a history
+	hint      string // FORCE INDEX, where the primary key begins with the shop's column
 }
 
 // A column is a column as the server describes it.

@@ -39,7 +39,7 @@ func (m *move) newVerifier(ctx context.Context) (*verifier, error) {
 			if err := rows.Scan(&table, &name, &kind); err != nil {
 				return err
 			}
-			sums[table] = append(sums[table], checksummed("`"+name+"`", strings.ToLower(kind)))
+			sums[table] = append(sums[table], checksummed(quote(name), strings.ToLower(kind)))
 			return nil
 		}, `SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = DATABASE() ORDER BY table_name, column_name`)
 		if err != nil {
@@ -154,7 +154,7 @@ func (v *verifier) spans(ctx context.Context, t *table) ([]span, error) {
 	var out []span
 	for s := (span{last: true}); ; {
 		var high int64
-		err := v.m.src.db.QueryRowContext(ctx, `SELECT `+key+` FROM `+quote(t.name)+` WHERE `+v.m.ofShop(t)+s.where(key)+
+		err := v.m.src.db.QueryRowContext(ctx, `SELECT `+key+` FROM `+quote(t.name)+t.hint+` WHERE `+v.m.ofShop(t)+s.where(key)+
 			` ORDER BY `+key+` LIMIT 1 OFFSET `+strconv.Itoa(spanRows-1)).Scan(&high)
 		if err == sql.ErrNoRows {
 			return append(out, s), nil
@@ -169,7 +169,7 @@ func (v *verifier) spans(ctx context.Context, t *table) ([]span, error) {
 
 func (v *verifier) sum(ctx context.Context, s *server, t *table, expr string, in span) (checksum, error) {
 	var c checksum
-	err := s.db.QueryRowContext(ctx, `SELECT COUNT(*), BIT_XOR(`+expr+`) FROM `+quote(t.name)+` WHERE `+v.m.ofShop(t)+in.where(quote(t.columns[t.key].name))).
+	err := s.db.QueryRowContext(ctx, `SELECT COUNT(*), BIT_XOR(`+expr+`) FROM `+quote(t.name)+t.hint+` WHERE `+v.m.ofShop(t)+in.where(quote(t.columns[t.key].name))).
 		Scan(&c.rows, &c.sum)
 	return c, err
 }
@@ -181,7 +181,7 @@ type querier interface {
 
 // sums returns the checksum of each row.
 func (v *verifier) sums(ctx context.Context, q querier, t *table, expr, where string) (map[int64]uint64, error) {
-	rows, err := q.QueryContext(ctx, `SELECT `+quote(t.columns[t.key].name)+`, `+expr+` FROM `+quote(t.name)+` WHERE `+where)
+	rows, err := q.QueryContext(ctx, `SELECT `+quote(t.columns[t.key].name)+`, `+expr+` FROM `+quote(t.name)+t.hint+` WHERE `+where)
 	if err != nil {
 		return nil, fmt.Errorf("verify table %s: %w", t.name, err)
 	}

@@ -29,7 +29,7 @@ help: ## list the targets
 .PHONY: setup
 setup: ## install the servers that are missing: MariaDB, Redis, memcached, MySQL
 	@scripts/setup >&2
-	@scripts/mysql >&2
+	@scripts/mysql >/dev/null
 
 .PHONY: mysql
 mysql: ## unpack a MySQL server into the cache folder, if there is none

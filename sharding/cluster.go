@@ -101,7 +101,7 @@ func New(dir *Directory, pods map[podworks.PodID]driver.Connector, opts *Options
 	}
 	c := &Cluster{dir: dir, pods: map[podworks.PodID]*pod{}, opts: o}
 	for id, inner := range pods {
-		db := sql.OpenDB(&connector{pod: id, inner: inner})
+		db := sql.OpenDB(&connector{cluster: c, pod: id, inner: inner})
 		db.SetMaxOpenConns(o.MaxOpenConns)
 		db.SetMaxIdleConns(o.MaxOpenConns)
 		db.SetConnMaxIdleTime(idleConn)

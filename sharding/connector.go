@@ -21,8 +21,9 @@ import (
 // so a connector that chose by context would give half the queries to the
 // wrong pod. It only refuses.
 type connector struct {
-	pod   podworks.PodID
-	inner driver.Connector
+	cluster *Cluster
+	pod     podworks.PodID
+	inner   driver.Connector
 }
 
 // A server ends a session that was idle for this long: a frozen process must
@@ -62,7 +63,12 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		dc.Close()
 		return nil, fmt.Errorf("sharding: prepare a session of pod %d: %w", c.pod, err)
 	}
-	return &conn{pod: c.pod, innerConn: full}, nil
+	cn := &conn{cluster: c.cluster, pod: c.pod, innerConn: full}
+	if err := cn.askTimeouts(ctx); err != nil {
+		dc.Close()
+		return nil, fmt.Errorf("sharding: prepare a session of pod %d: %w", c.pod, err)
+	}
+	return cn, nil
 }
 
 // serverSaid reports whether err is the server's answer rather than the lack of
@@ -87,46 +93,73 @@ type innerConn interface {
 // A conn is one connection of a pod. database/sql uses it from one goroutine at
 // a time.
 type conn struct {
-	pod podworks.PodID
+	cluster *Cluster
+	pod     podworks.PodID
 	innerConn
-	inTx bool
+	tx     *tx  // the open transaction, or nil
+	broken bool // must not go back into the pool
+
+	// Whether a lock that can't be had in time ends the whole transaction
+	// (innodb_rollback_on_timeout) rather than the statement.
+	timeoutEnds bool
 }
 
 var _ innerConn = (*conn)(nil)
 
-// check returns the live scope of ctx for this pod.
-func (c *conn) check(ctx context.Context) (*Scope, podworks.Route, error) {
+// IsValid reports whether the pool may keep the connection.
+func (c *conn) IsValid() bool { return !c.broken && c.innerConn.IsValid() }
+
+// check returns the route of the live scope of ctx for this pod. In a
+// transaction the scope must be of the same shop: another one's writes would go
+// under the wrong shop's lock. And a transaction that the server has ended must
+// not go on: what it does from there would be committed one by one, without the
+// lock, for the session is not read-only again before COMMIT or ROLLBACK.
+func (c *conn) check(ctx context.Context) (podworks.Route, error) {
 	s, ok := scopeFrom(ctx)
 	if !ok {
-		return nil, podworks.Route{}, &Error{Pod: c.pod, Err: ErrNoScope}
+		return podworks.Route{}, &Error{Pod: c.pod, Err: ErrNoScope}
+	}
+	if s.cluster != c.cluster {
+		return podworks.Route{}, &Error{Shop: s.shop, Pod: c.pod, Err: ErrCrossPod, Note: "the context is of another Cluster"}
 	}
 	route, err := s.allow(c.pod)
-	return s, route, err
+	switch {
+	case err != nil || c.tx == nil:
+	case c.tx.shop != s.shop:
+		err = &Error{Shop: s.shop, Pod: c.pod, Err: ErrCrossPod, Note: fmt.Sprintf("the transaction is of shop %d", c.tx.shop)}
+	case c.tx.lost != nil:
+		err = &Error{Shop: s.shop, Pod: c.pod, Err: ErrRefused, Note: fmt.Sprintf("the server has rolled this transaction back: %v", c.tx.lost)}
+	}
+	return route, err
 }
 
 func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if _, _, err := c.check(ctx); err != nil {
-		return nil, err
-	}
-	if err := c.permit(query); err != nil {
-		return nil, err
-	}
-	rows, err := c.innerConn.QueryContext(ctx, query, args)
-	return rows, c.explain(err)
-}
-
-func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	_, route, err := c.check(ctx)
+	route, err := c.check(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.permit(query); err != nil {
+	if err := c.permit(route.Shop, query); err != nil {
+		return nil, err
+	}
+	rows, err := c.innerConn.QueryContext(ctx, query, args)
+	if err != nil {
+		return nil, c.explain(route.Shop, err)
+	}
+	return c.watch(rows)
+}
+
+func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	route, err := c.check(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.permit(route.Shop, query); err != nil {
 		return nil, err
 	}
 	exec := func() (driver.Result, error) { return c.exec(ctx, query, args) }
-	if c.inTx || classify(query) != writes {
+	if c.tx != nil || classify(query) != writes {
 		res, err := exec()
-		return res, c.explain(err)
+		return res, c.explain(route.Shop, err)
 	}
 	return c.fenced(ctx, route, exec)
 }
@@ -155,31 +188,47 @@ func (c *conn) fenced(ctx context.Context, route podworks.Route, exec func() (dr
 	}
 	res, err := exec()
 	if err != nil {
-		return nil, errors.Join(err, t.Rollback())
+		err = c.explain(route.Shop, err)
+		// It fails only with the connection, and the transaction with it. The
+		// server's error goes out as it came in: some libraries look at its type.
+		_ = t.Rollback()
+		return nil, err
 	}
-	if err := t.Commit(); err != nil {
+	// Unlike in Commit, the caller's context counts: a plain single write would
+	// also return when it ends.
+	if err := t.commit(ctx); err != nil {
 		return nil, err
 	}
 	return res, nil
 }
 
 func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if _, _, err := c.check(ctx); err != nil {
+	route, err := c.check(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if err := c.permit(query); err != nil {
+	if err := c.permit(route.Shop, query); err != nil {
 		return nil, err
+	}
+	k := classify(query)
+	// In a read-only session a server doesn't even prepare a write.
+	if k == writes && c.tx == nil {
+		t, err := c.start(ctx, route.Shop, driver.TxOptions{})
+		if err != nil {
+			return nil, err
+		}
+		defer t.Rollback() // nothing is in it
 	}
 	st, err := c.innerConn.PrepareContext(ctx, query)
 	if err != nil {
-		return nil, err
+		return nil, c.explain(route.Shop, err)
 	}
 	full, ok := st.(innerStmt)
 	if !ok {
 		st.Close()
 		return nil, fmt.Errorf("sharding: pod %d: the driver's statement (%T) lacks the context methods; use go-sql-driver/mysql", c.pod, st)
 	}
-	return &stmt{innerStmt: full, conn: c, kind: classify(query)}, nil
+	return &stmt{innerStmt: full, conn: c, kind: k}, nil
 }
 
 // Prepare, Begin and their like without a context can carry no scope.
@@ -189,7 +238,7 @@ func (c *conn) Prepare(string) (driver.Stmt, error) { return nil, &Error{Pod: c.
 func (c *conn) Begin() (driver.Tx, error) { return nil, &Error{Pod: c.pod, Err: ErrNoScope} }
 
 // permit refuses what would lose the fence's lock.
-func (c *conn) permit(query string) error {
+func (c *conn) permit(shop podworks.ShopID, query string) error {
 	if classify(query) != refused {
 		return nil
 	}
@@ -197,27 +246,116 @@ func (c *conn) permit(query string) error {
 	if len(begin) > 60 {
 		begin = begin[:60] + "…"
 	}
-	return &Error{Pod: c.pod, Err: ErrRefused, Note: fmt.Sprintf("%q would end the transaction or commit it implicitly, and with it the lock that keeps the shop's writes in one pod; run schema changes outside of a scope, and use Scope.Tx for transactions", begin)}
+	return &Error{Shop: shop, Pod: c.pod, Err: ErrRefused, Note: fmt.Sprintf("%q could end the transaction, and with it the lock that keeps the shop's writes in one pod; run schema changes outside of a scope, use Scope.Tx for transactions, and write out what a procedure does", begin)}
 }
 
-// explain adds what a server's bare number doesn't say.
-func (c *conn) explain(err error) error {
-	const readOnlyTransaction = 1792
+// What the servers answer to a write in a read-only transaction, and what after
+// they rolled back a transaction as a whole.
+const (
+	readOnlyTransaction = 1792
+	lockWaitTimeout     = 1205 // as a whole if innodb_rollback_on_timeout is set
+	lockTableFull       = 1206
+	deadlock            = 1213
+	recordChanged       = 1020 // MariaDB with innodb_snapshot_isolation
+)
+
+// explain adds what a server's bare number doesn't say, and notes that the
+// server has ended the transaction.
+func (c *conn) explain(shop podworks.ShopID, err error) error {
 	var e *mysql.MySQLError
-	if errors.As(err, &e) && e.Number == readOnlyTransaction {
-		return &Error{Pod: c.pod, Err: ErrRefused, Note: "this statement writes outside of a fenced transaction; run it in Scope.Tx: " + e.Message}
+	if !errors.As(err, &e) {
+		return err
+	}
+	fenced := c.tx != nil && !c.tx.readOnly
+	ended := false
+	switch e.Number {
+	case lockTableFull, deadlock, recordChanged:
+		ended = true
+	case lockWaitTimeout:
+		ended = c.timeoutEnds
+	case readOnlyTransaction:
+		note := "this statement writes outside of a fenced transaction; run it in Scope.Tx: "
+		if fenced {
+			note = "the server ended this transaction before: "
+		}
+		err = &Error{Shop: shop, Pod: c.pod, Err: ErrRefused, Note: note + e.Message}
+		ended = true
+	}
+	if ended && fenced && c.tx.lost == nil {
+		c.tx.lost = err
 	}
 	return err
+}
+
+// askTimeouts finds out what a timed out lock ends.
+func (c *conn) askTimeouts(ctx context.Context) error {
+	rows, err := c.innerConn.QueryContext(ctx, `SELECT @@innodb_rollback_on_timeout`, nil)
+	if err != nil {
+		return err
+	}
+	dest := make([]driver.Value, 1)
+	if err := rows.Next(dest); err != nil {
+		rows.Close()
+		return err
+	}
+	on, err := toUint(dest[0])
+	c.timeoutEnds = on != 0
+	return errors.Join(err, rows.Close())
+}
+
+// innerRows is what the driver's rows can do.
+type innerRows interface {
+	driver.RowsNextResultSet
+	driver.RowsColumnTypeDatabaseTypeName
+	driver.RowsColumnTypeNullable
+	driver.RowsColumnTypePrecisionScale
+	driver.RowsColumnTypeScanType
+}
+
+// rows are those of a query in a fenced transaction. The server may end it at
+// any of them.
+type rows struct {
+	innerRows
+	tx *tx
+}
+
+// watch returns rows that notice when the server ends the transaction.
+func (c *conn) watch(r driver.Rows) (driver.Rows, error) {
+	if c.tx == nil || c.tx.readOnly {
+		return r, nil
+	}
+	full, ok := r.(innerRows)
+	if !ok {
+		r.Close()
+		return nil, fmt.Errorf("sharding: pod %d: the driver's rows (%T) lack methods; use go-sql-driver/mysql", c.pod, r)
+	}
+	return &rows{full, c.tx}, nil
+}
+
+func (r *rows) Next(dest []driver.Value) error { return r.tx.saw(r.innerRows.Next(dest)) }
+func (r *rows) NextResultSet() error           { return r.tx.saw(r.innerRows.NextResultSet()) }
+func (r *rows) Close() error                   { return r.tx.saw(r.innerRows.Close()) }
+
+// saw explains an error of a row.
+func (t *tx) saw(err error) error {
+	if err == nil || err == io.EOF || t.conn.tx != t {
+		return err
+	}
+	return t.conn.explain(t.shop, err)
 }
 
 // BeginTx starts a transaction; unless it is read-only, it has the fence's
 // shared lock when BeginTx returns.
 func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	_, route, err := c.check(ctx)
+	route, err := c.check(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return c.begin(ctx, route, opts)
+	t, err := c.begin(ctx, route, opts)
+	if err != nil {
+		return nil, err // and no *tx in a driver.Tx
+	}
+	return t, nil
 }
 
 var isolations = map[driver.IsolationLevel]string{
@@ -228,7 +366,32 @@ var isolations = map[driver.IsolationLevel]string{
 	6: "SERIALIZABLE",
 }
 
+// begin starts a transaction and takes the fence, unless it is read-only.
 func (c *conn) begin(ctx context.Context, route podworks.Route, opts driver.TxOptions) (*tx, error) {
+	t, err := c.start(ctx, route.Shop, opts)
+	if err != nil || opts.ReadOnly {
+		return t, err
+	}
+	row, err := c.lock(ctx, route.Shop)
+	if err == nil && (row.State != fence.Open || row.Epoch != route.Epoch) {
+		err = &Error{Shop: route.Shop, Pod: c.pod, Err: ErrMoved, Note: fmt.Sprintf("the write came with epoch %d; the pod's fence says %v", route.Epoch, row)}
+	}
+	if err != nil {
+		// Rolled back at once, so that the gap lock on a missing row, which would
+		// keep a mover or a new shop from making it, does not stay.
+		if rollback := t.Rollback(); rollback != nil {
+			err = errors.Join(err, rollback)
+		}
+		return nil, err
+	}
+	return t, nil
+}
+
+// start starts a transaction without the fence.
+func (c *conn) start(ctx context.Context, shop podworks.ShopID, opts driver.TxOptions) (*tx, error) {
+	if c.tx != nil {
+		return nil, &Error{Shop: shop, Pod: c.pod, Err: ErrRefused, Note: "a transaction is open on this connection, and another START TRANSACTION would commit it"}
+	}
 	level, ok := isolations[opts.Isolation]
 	if !ok {
 		return nil, fmt.Errorf("sharding: MySQL has no isolation level %d", opts.Isolation)
@@ -245,24 +408,8 @@ func (c *conn) begin(ctx context.Context, route podworks.Route, opts driver.TxOp
 	if _, err := c.innerConn.ExecContext(ctx, mode, nil); err != nil {
 		return nil, err
 	}
-	c.inTx = true
-	t := &tx{conn: c}
-	if opts.ReadOnly {
-		return t, nil
-	}
-	row, err := c.lock(ctx, route.Shop)
-	if err == nil && (row.State != fence.Open || row.Epoch != route.Epoch) {
-		err = &Error{Shop: route.Shop, Pod: c.pod, Err: ErrMoved, Note: fmt.Sprintf("the write came with epoch %d; the pod's fence says %v", route.Epoch, row)}
-	}
-	if err != nil {
-		// Rolled back at once, so that the gap lock on a missing row, which would
-		// keep a mover or a new shop from making it, does not stay.
-		if rollback := t.Rollback(); rollback != nil {
-			err = errors.Join(err, rollback)
-		}
-		return nil, err
-	}
-	return t, nil
+	c.tx = &tx{conn: c, shop: shop, readOnly: opts.ReadOnly}
+	return c.tx, nil
 }
 
 // lock takes the shared lock on the shop's row. This select is a locking one,
@@ -312,15 +459,33 @@ func toString(v driver.Value) string {
 }
 
 // A tx ends what begin began.
-type tx struct{ conn *conn }
+type tx struct {
+	conn     *conn
+	shop     podworks.ShopID
+	readOnly bool
+	lost     error // why the server ended the transaction before its owner did
+}
 
 // Commit sends COMMIT, whatever became of the caller's context: the driver has
 // none here, and an interrupted COMMIT would only leave us not knowing. It never
 // returns driver.ErrBadConn, for which database/sql would do the work again.
-func (t *tx) Commit() error {
+func (t *tx) Commit() error { return t.commit(context.Background()) }
+
+func (t *tx) commit(ctx context.Context) error {
 	c := t.conn
-	c.inTx = false
-	_, err := c.innerConn.ExecContext(context.Background(), `COMMIT`, nil)
+	lost := t.lost
+	if lost == nil {
+		lost = ctx.Err() // nothing is sent any more
+	}
+	if lost != nil {
+		_ = t.Rollback() // it fails only with the connection
+		return fmt.Errorf("sharding: pod %d: rolled back: %w", c.pod, lost)
+	}
+	c.tx = nil
+	_, err := c.innerConn.ExecContext(ctx, `COMMIT`, nil)
+	if err != nil {
+		c.broken = true
+	}
 	switch {
 	case err == nil:
 		return nil
@@ -354,10 +519,15 @@ func refusedCommit(err error) bool {
 	return true
 }
 
+// Rollback ends the transaction, or the session with it.
 func (t *tx) Rollback() error {
 	c := t.conn
-	c.inTx = false
+	c.tx = nil
 	_, err := c.innerConn.ExecContext(context.Background(), `ROLLBACK`, nil)
+	if err != nil {
+		// In the pool, the next START TRANSACTION would commit what is left.
+		c.broken = true
+	}
 	return err
 }
 
@@ -378,22 +548,26 @@ type stmt struct {
 }
 
 func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	_, route, err := s.conn.check(ctx)
+	route, err := s.conn.check(ctx)
 	if err != nil {
 		return nil, err
 	}
 	exec := func() (driver.Result, error) { return s.innerStmt.ExecContext(ctx, args) }
-	if s.conn.inTx || s.kind != writes {
+	if s.conn.tx != nil || s.kind != writes {
 		res, err := exec()
-		return res, s.conn.explain(err)
+		return res, s.conn.explain(route.Shop, err)
 	}
 	return s.conn.fenced(ctx, route, exec)
 }
 
 func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	if _, _, err := s.conn.check(ctx); err != nil {
+	route, err := s.conn.check(ctx)
+	if err != nil {
 		return nil, err
 	}
 	rows, err := s.innerStmt.QueryContext(ctx, args)
-	return rows, s.conn.explain(err)
+	if err != nil {
+		return nil, s.conn.explain(route.Shop, err)
+	}
+	return s.conn.watch(rows)
 }

@@ -3,6 +3,8 @@ package sharding
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
@@ -126,11 +128,19 @@ func (d *Directory) Refresh(ctx context.Context) error {
 // Run refreshes the snapshot until ctx ends, and then returns its cause. While
 // the master database doesn't answer, the last snapshot stays in force.
 func (d *Directory) Run(ctx context.Context) error {
+	patience := max(120*d.poll, time.Second) // by default 30 s: the first look reads all shops
 	tick := time.NewTicker(d.poll)
 	defer tick.Stop()
 	healthy := true
 	for {
-		if err := d.Refresh(ctx); ctx.Err() == nil && (err == nil) != healthy {
+		// A master that hangs is one that doesn't answer.
+		refreshCtx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer within %v", patience))
+		err := d.Refresh(refreshCtx)
+		if err != nil && refreshCtx.Err() != nil {
+			err = errors.Join(err, context.Cause(refreshCtx))
+		}
+		cancel()
+		if ctx.Err() == nil && (err == nil) != healthy {
 			if healthy = err == nil; healthy {
 				d.log.Info("the directory is fresh again")
 			} else {

@@ -21,14 +21,17 @@
 //   - Sessions are read-only by default (SET SESSION TRANSACTION READ ONLY) and
 //     only fenced transactions are READ WRITE, so a write that found a way
 //     around the fence is refused by the server.
-//   - Statements that commit implicitly or end the transaction (DDL, TRUNCATE,
-//     LOCK TABLES, XA, COMMIT as text) are refused with [ErrRefused].
+//   - A list says which statements keep the lock. What could end the transaction
+//     (DDL, TRUNCATE, LOCK TABLES, XA, COMMIT as text, CALL, MariaDB's compound
+//     statements), and what the list doesn't know, is refused with [ErrRefused].
+//   - A transaction that the server itself has rolled back, as after a deadlock,
+//     takes no more statements, and its end says so.
 //   - Connectors that allow several statements in one text are refused.
 //   - The server ends sessions that are idle for a minute.
 //
 // What is not promised: reads are not fenced. A process that has not heard of a
 // move reads the old pod's rows until its next look at the directory (see
-// Options.Poll) or its next refused write.
+// DirectoryOptions.Poll) or its next refused write.
 //
 // # Use
 //

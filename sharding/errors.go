@@ -39,8 +39,8 @@ var (
 	ErrUnknownPod  = directory.ErrUnknownPod
 )
 
-// An Error says which shop and pod an error is about. It unwraps to one of the
-// errors above.
+// An Error says which shop and pod an error is about, as far as that is known. It
+// unwraps to one of the errors above.
 type Error struct {
 	Shop podworks.ShopID
 	Pod  podworks.PodID
@@ -49,7 +49,15 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	s := fmt.Sprintf("%v (shop %d, pod %d)", e.Err, e.Shop, e.Pod)
+	s := e.Err.Error()
+	switch {
+	case e.Shop == 0:
+		s += fmt.Sprintf(" (pod %d)", e.Pod)
+	case e.Pod == 0:
+		s += fmt.Sprintf(" (shop %d)", e.Shop)
+	default:
+		s += fmt.Sprintf(" (shop %d, pod %d)", e.Shop, e.Pod)
+	}
 	if e.Note != "" {
 		s += ": " + e.Note
 	}

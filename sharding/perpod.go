@@ -49,14 +49,18 @@ func (p *PerPod[T]) Get(ctx context.Context) (T, error) {
 		p.pods[pod] = b
 	}
 	p.mu.Unlock()
+	defer func() { // also when build panics: b.err is set before
+		if b.err != nil {
+			p.mu.Lock()
+			if p.pods[pod] == b {
+				delete(p.pods, pod)
+			}
+			p.mu.Unlock()
+		}
+	}()
 	// Built outside of the lock: a pod that hangs must not stop the others.
 	b.once.Do(func() { b.v, b.err = p.build(pod) })
 	if b.err != nil {
-		p.mu.Lock()
-		if p.pods[pod] == b {
-			delete(p.pods, pod)
-		}
-		p.mu.Unlock()
 		return zero, fmt.Errorf("sharding: build the client of pod %d: %w", pod, b.err)
 	}
 	return b.v, nil

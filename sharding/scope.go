@@ -54,6 +54,9 @@ func (c *Cluster) Do(ctx context.Context, shop podworks.ShopID, fn func(ctx cont
 // release, which may be called twice.
 func (c *Cluster) Acquire(ctx context.Context, shop podworks.ShopID) (_ context.Context, s *Scope, release func(), err error) {
 	if outer, ok := scopeFrom(ctx); ok {
+		if outer.cluster != c {
+			return nil, nil, nil, &Error{Shop: shop, Err: ErrCrossPod, Note: fmt.Sprintf("it was asked for inside a scope of shop %d of another Cluster", outer.shop)}
+		}
 		if outer.shop != shop {
 			return nil, nil, nil, &Error{Shop: shop, Err: ErrCrossPod, Note: fmt.Sprintf("it was asked for inside a scope of shop %d", outer.shop)}
 		}
@@ -145,8 +148,9 @@ const (
 	lastPause  = 20 * time.Millisecond
 )
 
-// begin starts a fenced transaction, waiting out a move.
-func (s *Scope) begin(ctx context.Context) (*sql.Tx, error) {
+// begin starts a fenced transaction on the route it returns, waiting out a
+// move.
+func (s *Scope) begin(ctx context.Context) (*sql.Tx, podworks.Route, error) {
 	start := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		route := s.Route()
@@ -155,14 +159,19 @@ func (s *Scope) begin(ctx context.Context) (*sql.Tx, error) {
 			if f := s.cluster.opts.Hooks.Fenced; f != nil {
 				f(route, time.Since(start))
 			}
-			return tx, nil
+			return tx, route, nil
 		}
 		// A stale handle is ours here: another goroutine of the scope rebound it.
-		if !errors.Is(err, ErrMoved) && !errors.Is(err, ErrStale) || time.Since(start) > s.cluster.opts.MoveWait {
-			return nil, err
+		left := s.cluster.opts.MoveWait - time.Since(start)
+		if !errors.Is(err, ErrMoved) && !errors.Is(err, ErrStale) || left <= 0 {
+			return nil, route, err
 		}
-		if err := s.refused(ctx); err != nil {
-			return nil, err
+		// The master may hang; that is no reason to wait for longer.
+		lookCtx, cancel := context.WithTimeout(ctx, left)
+		lookErr := s.refused(lookCtx)
+		cancel()
+		if lookErr != nil {
+			return nil, route, fmt.Errorf("%w; looking for it: %w", err, lookErr)
 		}
 		if s.Route() != route {
 			continue // it has moved: no need to wait
@@ -171,7 +180,7 @@ func (s *Scope) begin(ctx context.Context) (*sql.Tx, error) {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, errors.Join(context.Cause(ctx), err)
+			return nil, route, errors.Join(context.Cause(ctx), err)
 		case <-timer.C:
 		}
 	}

@@ -6,33 +6,30 @@ import "strings"
 type kind int
 
 const (
-	reads   kind = iota // returns rows, writes nothing
+	refused kind = iota // could lose the fence's lock
+	reads               // returns rows, writes nothing
 	session             // changes or asks the session only
 	writes              // needs the fence
-	refused             // would lose the fence's lock
 )
 
-// kinds by first word. What is not here writes: a new kind of statement is
-// fenced until someone says otherwise. A statement that calls itself a read and
-// writes all the same is refused by the server, whose sessions are read-only
-// outside of a fenced transaction.
+// kinds by first word. What is not here is refused until someone has seen that
+// it keeps the lock. It must be a list of what is allowed, because what loses
+// the lock has no end: transaction control as text (COMMIT, XA, and MariaDB's
+// BEGIN NOT ATOMIC, IF and LOOP, which carry whole programs in one statement),
+// everything that commits implicitly (DDL, TRUNCATE, LOCK TABLES, FLUSH), what
+// hides one of those (PREPARE, EXECUTE), and CALL: a procedure may end the
+// transaction, and the START TRANSACTION of one leaves the session writable on
+// MySQL, without the lock.
+//
+// A statement that calls itself a read and writes all the same is refused by
+// the server, whose sessions are read-only outside of a fenced transaction.
 var kinds = map[string]kind{
 	"SELECT": reads, "SHOW": reads, "EXPLAIN": reads, "DESCRIBE": reads, "DESC": reads, "WITH": reads,
-	"TABLE": reads, "VALUES": reads, "(": reads, "HELP": reads,
+	"TABLE": reads, "VALUES": reads, "(": reads, "HELP": reads, "CHECKSUM": reads,
 
-	"SET": session, "DO": session, "SAVEPOINT": session, "RELEASE": session, "USE": refused,
+	"SET": session, "DO": session, "SAVEPOINT": session, "RELEASE": session, "KILL": session, "GET": session,
 
-	// Transaction control as text: the transaction's owner would not know.
-	"BEGIN": refused, "START": refused, "COMMIT": refused, "ROLLBACK": refused, "XA": refused,
-	"PREPARE": refused, "EXECUTE": refused, "DEALLOCATE": refused, "BINLOG": refused,
-
-	// Statements that commit implicitly, and with that give the lock away.
-	"ALTER": refused, "CREATE": refused, "DROP": refused, "RENAME": refused, "TRUNCATE": refused,
-	"LOCK": refused, "UNLOCK": refused, "GRANT": refused, "REVOKE": refused, "ANALYZE": refused,
-	"CACHE": refused, "CHECK": refused, "FLUSH": refused, "OPTIMIZE": refused, "REPAIR": refused,
-	"RESET": refused, "INSTALL": refused, "UNINSTALL": refused, "CHANGE": refused, "STOP": refused,
-	"PURGE": refused, "SHUTDOWN": refused, "RESTART": refused, "CLONE": refused, "IMPORT": refused,
-	"BACKUP": refused, "HANDLER": refused,
+	"INSERT": writes, "UPDATE": writes, "DELETE": writes, "REPLACE": writes,
 }
 
 // classify tells a statement's kind by its beginning.
@@ -42,34 +39,58 @@ func classify(query string) kind {
 		return refused
 	}
 	word, rest := firstWord(rest)
-	k, known := kinds[word]
-	switch {
-	case word == "":
-		return refused
-	case !known:
-		return writes
-	case word == "ROLLBACK":
-		// ROLLBACK TO keeps every lock taken before the savepoint, and the fence's
-		// is the first of the transaction.
-		if words := fields(rest, 2); len(words) > 0 && (words[0] == "TO" || len(words) > 1 && words[0] == "WORK" && words[1] == "TO") {
-			return session
-		}
-	case word == "CREATE" || word == "DROP":
-		// Temporary tables commit nothing.
-		if words := fields(rest, 3); len(words) > 0 && (words[0] == "TEMPORARY" || len(words) > 2 && words[2] == "TEMPORARY") {
+	switch word {
+	case "SET":
+		return classifySet(rest)
+	case "LOAD":
+		// LOAD INDEX commits.
+		if starts(rest, "DATA") || starts(rest, "XML") {
 			return writes
 		}
-	case word == "SET":
-		// These would end the transaction, let later writes past the fence, or hide
-		// them from the binary log that a move follows.
-		upper := strings.ToUpper(rest)
-		for _, name := range []string{"AUTOCOMMIT", "TRANSACTION", "TX_READ_ONLY", "SQL_LOG_BIN", "BINLOG_", "COMPLETION_TYPE", "WAIT_TIMEOUT", "WSREP_", "GTID_"} {
-			if strings.Contains(upper, name) {
-				return refused
-			}
+	case "ROLLBACK":
+		// ROLLBACK TO keeps every lock taken before the savepoint, and the fence's
+		// is the first of the transaction.
+		if starts(rest, "TO") || starts(rest, "WORK", "TO") {
+			return session
+		}
+	case "CREATE", "DROP":
+		// Temporary tables commit nothing; temporary sequences do.
+		if starts(rest, "TEMPORARY", "TABLE") || starts(rest, "OR", "REPLACE", "TEMPORARY", "TABLE") {
+			return writes
 		}
 	}
-	return k
+	return kinds[word]
+}
+
+// classifySet tells the kind of a SET by what comes after the word.
+func classifySet(rest string) kind {
+	after, ok := skipSpace(rest)
+	if !ok {
+		return refused
+	}
+	switch word, _ := firstWord(after); word {
+	case "STATEMENT", // MariaDB's SET STATEMENT … FOR runs any statement
+		"PASSWORD", "DEFAULT": // commit
+		return refused
+	}
+	// These would end the transaction, let later writes past the fence, or hide
+	// them from the binary log that a move follows.
+	upper := strings.ToUpper(rest)
+	for _, name := range []string{"AUTOCOMMIT", "TRANSACTION", "TX_READ_ONLY", "SQL_LOG_BIN", "BINLOG_", "COMPLETION_TYPE", "WSREP_", "GTID_"} {
+		if strings.Contains(upper, name) {
+			return refused
+		}
+	}
+	for {
+		i := strings.Index(upper, "WAIT_TIMEOUT")
+		switch {
+		case i < 0:
+			return session
+		case i == 0 || !wordByte(upper[i-1]): // not lock_wait_timeout
+			return refused
+		}
+		upper = upper[i+1:]
+	}
 }
 
 // skipSpace returns query without leading blanks and comments. It reports false
@@ -104,25 +125,28 @@ func firstWord(s string) (word, rest string) {
 		return "(", s[1:]
 	}
 	i := 0
-	for i < len(s) && (s[i] >= 'a' && s[i] <= 'z' || s[i] >= 'A' && s[i] <= 'Z' || s[i] == '_') {
+	for i < len(s) && wordByte(s[i]) {
 		i++
 	}
 	return strings.ToUpper(s[:i]), s[i:]
 }
 
-// fields returns up to n further words.
-func fields(s string, n int) []string {
-	var out []string
-	for len(out) < n {
+// wordByte reports whether the servers take c for a part of a word.
+func wordByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '$' || c >= 0x80
+}
+
+// starts reports whether s starts with words.
+func starts(s string, words ...string) bool {
+	for _, want := range words {
 		var ok bool
-		if s, ok = skipSpace(s); !ok || s == "" {
-			return out
+		if s, ok = skipSpace(s); !ok {
+			return false
 		}
 		var word string
-		if word, s = firstWord(s); word == "" {
-			return out
+		if word, s = firstWord(s); word != want {
+			return false
 		}
-		out = append(out, word)
 	}
-	return out
+	return true
 }

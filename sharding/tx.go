@@ -51,7 +51,7 @@ func (t *Tx) AfterEnd(fn func(context.Context, error)) { t.after = append(t.afte
 // transaction (podworks.TxFrom).
 //
 // A shop that is moving is waited for, up to Options.MoveWait, and fn runs in
-// the pod it moved to. fn runs at most once: the fence comes before it, and
+// the pod it moved to, with the new route in its context. fn runs at most once: the fence comes before it, and
 // under the fence the shop can't move.
 //
 // An error that is podworks.ErrOutcomeUnknown means that COMMIT was sent and
@@ -60,10 +60,11 @@ func (s *Scope) Tx(ctx context.Context, fn func(ctx context.Context, tx *Tx) err
 	if outer, ok := podworks.TxFrom(ctx); ok {
 		return fmt.Errorf("sharding: Tx of shop %d inside of a transaction (%T): write through the outer one", s.shop, outer)
 	}
-	sqlTx, err := s.begin(ctx)
+	sqlTx, route, err := s.begin(ctx)
 	if err != nil {
 		return err
 	}
+	ctx = podworks.WithRoute(ctx, route) // the shop may have moved since the scope began
 	t := &Tx{tx: sqlTx}
 	returned := false
 	defer func() {

@@ -58,7 +58,8 @@ func (s *Store) Claim(ctx context.Context, shop podworks.ShopID, to podworks.Pod
 				return err
 			}
 		}
-		res, err := tx.ExecContext(ctx, `INSERT INTO podworks_moves (shop_id, active, state, step, from_pod, from_epoch, to_pod) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		res, err := tx.ExecContext(ctx, `INSERT INTO podworks_moves (shop_id, active, state, step, from_pod, from_epoch, to_pod, started_at, noted_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))`,
 			int64(shop), int64(shop), string(m.State), m.Step, int64(m.From.Pod), uint64(m.From.Epoch), int64(to))
 		if err != nil {
 			return err
@@ -77,7 +78,7 @@ func (s *Store) Claim(ctx context.Context, shop podworks.ShopID, to podworks.Pod
 // Beat notes that the mover is alive and at step. It fails with ErrNotOurs
 // when the move is not running under this token.
 func (s *Store) Beat(ctx context.Context, token uint64, step string) error {
-	res, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET step = ?, noted_at = CURRENT_TIMESTAMP(6) WHERE token = ? AND state = 'running'`, step, token)
+	res, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET step = ?, noted_at = UTC_TIMESTAMP(6) WHERE token = ? AND state = 'running'`, step, token)
 	if err != nil {
 		return fmt.Errorf("note step %q of move %d: %w", step, token, err)
 	}
@@ -93,7 +94,7 @@ func (s *Store) Note(ctx context.Context, token uint64) error {
 	res, err := s.db.ExecContext(ctx, `UPDATE podworks_moves m
 		JOIN podworks_pods f ON f.pod_id = m.from_pod AND f.serving = 1
 		JOIN podworks_pods t ON t.pod_id = m.to_pod AND t.serving = 1
-		SET m.from_pod_epoch = f.epoch, m.to_pod_epoch = t.epoch, m.noted_at = CURRENT_TIMESTAMP(6)
+		SET m.from_pod_epoch = f.epoch, m.to_pod_epoch = t.epoch, m.noted_at = UTC_TIMESTAMP(6)
 		WHERE m.token = ? AND m.state = 'running'`, token)
 	if err != nil {
 		return fmt.Errorf("note the pods' epochs for move %d: %w", token, err)
@@ -115,8 +116,8 @@ func (s *Store) Note(ctx context.Context, token uint64) error {
 // Decide moves the shop in the directory and marks the move decided, in one
 // transaction, provided the move is still running under this token, the shop is
 // where and when it was claimed, and both pods have the epochs noted. Deciding
-// a decided move again returns its route, so that a lost answer is looked up by
-// asking again.
+// a decided move again returns its route, also when another process has finished
+// it since, so that a lost answer is looked up by asking again.
 func (s *Store) Decide(ctx context.Context, token uint64) (podworks.Route, error) {
 	var to podworks.Route
 	err := s.tx(ctx, func(tx *sql.Tx) error {
@@ -142,7 +143,7 @@ func (s *Store) Decide(ctx context.Context, token uint64) (podworks.Route, error
 		if err := tx.QueryRowContext(ctx, `SELECT region FROM podworks_pods WHERE pod_id = ?`, int64(to.Pod)).Scan(&to.Region); err != nil {
 			return err
 		}
-		if m.State == podworks.MoveDecided {
+		if m.State == podworks.MoveDecided || m.State == podworks.MoveDone {
 			return nil
 		}
 		if !hook.Off(ctx, hook.Decision) {
@@ -168,7 +169,7 @@ func (s *Store) Decide(ctx context.Context, token uint64) (podworks.Route, error
 			int64(to.Pod), uint64(to.Epoch), version, shop); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE podworks_moves SET state = 'decided', step = 'decided', noted_at = CURRENT_TIMESTAMP(6) WHERE token = ?`, token)
+		_, err = tx.ExecContext(ctx, `UPDATE podworks_moves SET state = 'decided', step = 'decided', noted_at = UTC_TIMESTAMP(6) WHERE token = ?`, token)
 		return err
 	})
 	if err != nil {
@@ -181,7 +182,7 @@ func (s *Store) Decide(ctx context.Context, token uint64) (podworks.Route, error
 // does nothing to one that is aborting already and fails with ErrDecided when
 // the decision came first.
 func (s *Store) Abort(ctx context.Context, token uint64) error {
-	if _, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET state = 'aborting', noted_at = CURRENT_TIMESTAMP(6) WHERE token = ? AND state = 'running'`, token); err != nil {
+	if _, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET state = 'aborting', noted_at = UTC_TIMESTAMP(6) WHERE token = ? AND state = 'running'`, token); err != nil {
 		return fmt.Errorf("abort move %d: %w", token, err)
 	}
 	m, err := s.Move(ctx, token)
@@ -199,7 +200,7 @@ func (s *Store) Abort(ctx context.Context, token uint64) error {
 // Finish retires the row of a decided or aborting move. Finishing twice is no
 // error.
 func (s *Store) Finish(ctx context.Context, token uint64) error {
-	_, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET active = NULL, noted_at = CURRENT_TIMESTAMP(6),
+	_, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET active = NULL, noted_at = UTC_TIMESTAMP(6),
 		state = IF(state = 'decided', 'done', 'undone') WHERE token = ? AND state IN ('decided', 'aborting')`, token)
 	if err != nil {
 		return fmt.Errorf("finish move %d: %w", token, err)
@@ -238,7 +239,7 @@ func (s *Store) Move(ctx context.Context, token uint64) (podworks.Move, error) {
 }
 
 const selectMove = `SELECT m.token, m.shop_id, m.state, m.step, m.from_pod, m.from_epoch, m.to_pod,
-	TIMESTAMPDIFF(MICROSECOND, m.noted_at, CURRENT_TIMESTAMP(6)) FROM podworks_moves m`
+	TIMESTAMPDIFF(MICROSECOND, m.noted_at, UTC_TIMESTAMP(6)) FROM podworks_moves m`
 
 func scanMove(row interface{ Scan(...any) error }) (podworks.Move, error) {
 	var m podworks.Move

@@ -35,7 +35,9 @@ CREATE TABLE IF NOT EXISTS podworks_hosts (
 
 -- active is the shop while the move is unfinished, else NULL: one unfinished
 -- move per shop, with the finished ones kept as history. The token is the
--- counter itself, so tokens only grow.
+-- counter itself, so tokens only grow. Times are in UTC, whatever the session's
+-- zone: an hour that a clock skips or repeats must not make a live move look
+-- dead, or a dead one alive.
 CREATE TABLE IF NOT EXISTS podworks_moves (
 	token BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
 	shop_id BIGINT NOT NULL,
@@ -47,8 +49,8 @@ CREATE TABLE IF NOT EXISTS podworks_moves (
 	to_pod INT NOT NULL,
 	from_pod_epoch BIGINT UNSIGNED NULL,
 	to_pod_epoch BIGINT UNSIGNED NULL,
-	started_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
-	noted_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
+	started_at DATETIME(6) NOT NULL,
+	noted_at DATETIME(6) NOT NULL,
 	UNIQUE KEY (active),
 	KEY (shop_id)
 ) ENGINE=InnoDB;

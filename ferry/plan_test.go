@@ -494,25 +494,27 @@ func TestAPreparedXATransactionIsRefused(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
 		w := newWorld(t, f, "", nil)
 		w.fill(w.shop, 20)
-		conn, err := w.source.Conn(t.Context())
-		if err != nil {
-			t.Fatal(err)
+		w.fill(w.other, 20)
+		db := w.open(1, "", "")
+		db.SetMaxOpenConns(1)
+		prepare := func() {
+			w.script(db, `XA START 'x'; UPDATE products SET stock = 0 WHERE shop_id = 8 AND id = 1; XA END 'x'; XA PREPARE 'x'`)
 		}
-		defer conn.Close()
-		run := func(query string) {
-			t.Helper()
-			if _, err := conn.ExecContext(t.Context(), query); err != nil {
-				t.Fatalf("%s: %v", query, err)
-			}
-		}
-		run(`XA START 'x'`)
-		run(`INSERT INTO orders VALUES (8, 1, 'xa', NULL)`)
-		run(`XA END 'x'`)
-		run(`XA PREPARE 'x'`)
-		_, err = w.ferry.Move(t.Context(), w.shop, 2)
+		prepare()
+		_, err := w.ferry.Move(t.Context(), w.shop, 2)
 		contains(t, err, ferry.ErrRefused, "pod 1 has 1 prepared XA transactions, which hold no fence; end them")
-		run(`XA ROLLBACK 'x'`)
+		w.exec(db, `XA ROLLBACK 'x'`)
 		w.untouched()
+
+		// One that comes later is found under the lock.
+		tr := &trail{at: map[string]func(){"cutover": prepare}}
+		_, err = w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
+		contains(t, err, nil, "1 prepared XA transactions on the source hold no fence; end them", "undone")
+		w.stays()
+		w.exec(db, `XA ROLLBACK 'x'`)
+		if _, err := w.ferry.Move(t.Context(), w.shop, 2); err != nil {
+			t.Errorf("when it has ended: %v", err)
+		}
 	})
 }
 

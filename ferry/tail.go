@@ -133,6 +133,12 @@ func (d *decoder) event(ev *replication.BinlogEvent) (*group, error) {
 	return nil, nil
 }
 
+// again forgets the transaction in hand: it is sent once more, from its start.
+func (d *decoder) again() {
+	d.group, d.file, d.open, d.xa = group{}, d.at.file, false, false
+	clear(d.saves)
+}
+
 // end ends the transaction in hand.
 func (d *decoder) end(pos uint32) *group {
 	d.at = position{d.file, pos}
@@ -393,9 +399,7 @@ func (m *move) tail(ctx context.Context, from position, out chan<- group) error 
 
 // stream follows the log over one connection.
 func (m *move) stream(ctx context.Context, d *decoder, out chan<- group) error {
-	// What was begun is sent again from its start.
-	d.group, d.file, d.open, d.xa = group{}, d.at.file, false, false
-	clear(d.saves)
+	d.again()
 	cfg, err := syncerConfig(m.src.cfg, m.flavor)
 	if err != nil {
 		return err

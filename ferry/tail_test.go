@@ -332,14 +332,29 @@ func (d *decoder) text(g *group) string {
 // A connection that is cut in a transaction sends it again from its start.
 func TestTheDecoderGoesOnFromTheLastWholeTransaction(t *testing.T) {
 	d := testDecoder()
-	log := script(begin, products(insert, row(7, 1, 10)), commit, begin, products(insert, row(7, 2, 20)))
-	for _, ev := range log {
-		if _, err := d.event(ev); err != nil {
-			t.Fatal(err)
+	log := script(begin, products(insert, row(7, 1, 10)), commit,
+		begin, products(insert, row(7, 2, 20)), products(insert, row(7, 3, 30)), commit)
+	var got []string
+	feed := func(events []input) {
+		for _, ev := range events {
+			g, err := d.event(ev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if g != nil {
+				got = append(got, d.text(g))
+			}
 		}
 	}
+	feed(log[:5])
 	if want := (position{"log.1", 130}); d.at != want {
 		t.Errorf("got %v, want %v", d.at, want)
+	}
+	d.again()
+	feed(log[3:])
+	want := "products 1 = [7 1 10] @log.1:130\nproducts 2 = [7 2 20], products 3 = [7 3 30] @log.1:170"
+	if text := strings.Join(got, "\n"); text != want {
+		t.Errorf("got\n%s\nwant\n%s", text, want)
 	}
 }
 

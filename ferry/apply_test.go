@@ -1,9 +1,11 @@
 package ferry
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -296,9 +298,9 @@ func (s *sim) read(table int, after cursor) *chunk {
 }
 
 func TestChunksAndLogGiveTheSourceInEveryOrder(t *testing.T) {
-	first, n := rand.Uint64()>>16, uint64(3000)
+	first, n := rand.Uint64()>>16, uint64(1000)
 	if testing.Short() {
-		n = 300
+		n = 100
 	}
 	t.Logf("seeds from %d", first)
 	for seed := first; seed < first+n; seed++ {
@@ -389,3 +391,63 @@ func TestAFlushWritesRowsAndPlaceTogether(t *testing.T) {
 		}
 	})
 }
+
+// The target's server may roll a transaction of the applier back in favour of
+// another shop's; it is written again.
+func TestWhatTheTargetRolledBackIsWrittenAgain(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		ctx := t.Context()
+		s := testcluster.Shared(t, f, "target")
+		cfg := s.Config(testcluster.Database(t, s))
+		cfg.Params = map[string]string{"innodb_lock_wait_timeout": "1"}
+		c, err := mysql.NewConnector(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := sql.OpenDB(c)
+		defer db.Close()
+		for _, stmt := range append(Schema(),
+			`CREATE TABLE stamps (id INT NOT NULL PRIMARY KEY, shop_id INT NOT NULL)`,
+			`INSERT INTO podworks_fence VALUES (7, 0, 'incoming', 0, 5)`) {
+			if _, err := db.ExecContext(ctx, stmt); err != nil {
+				t.Fatal(err)
+			}
+		}
+		other, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Rollback()
+		if _, err := other.ExecContext(ctx, `INSERT INTO stamps VALUES (3, 8)`); err != nil {
+			t.Fatal(err)
+		}
+		again := 0
+		stamps := &table{name: "stamps", columns: []column{{name: "id", dataType: "int"}, {name: "shop_id", dataType: "int"}}, shop: 1}
+		m := &move{shop: 7, token: 5, tables: []*table{stamps}, dst: &server{db: db}, log: slog.New(called{func() {
+			again++
+			other.Rollback()
+		}})}
+		a := &applier{m: m, batch: map[rowID][]any{}, pending: map[rowID][]any{}, cursors: []cursor{{limited: true, limit: 20}}}
+		read := &chunk{upTo: 20, last: true, keys: []int64{2, 3}, rows: [][]any{{2, 7}, {3, 7}}}
+		a.take(group{end: position{"log.2", 77}})
+		if err := a.flush(ctx, read); err != nil {
+			t.Fatal(err)
+		}
+		var n, pos int
+		if err := db.QueryRowContext(ctx, `SELECT COUNT(*), (SELECT pos FROM podworks_ferry_tail) FROM stamps WHERE shop_id = 7`).Scan(&n, &pos); err != nil {
+			t.Fatal(err)
+		}
+		if again != 1 || n != 2 || pos != 77 || !a.cursors[0].done {
+			t.Errorf("got %d rows, place %d and cursor %+v after writing %d times again; want 2 rows, 77, done, once", n, pos, a.cursors[0], again)
+		}
+	})
+}
+
+// called is a slog.Handler that calls a function for every record.
+type called struct{ fn func() }
+
+func (c called) Enabled(context.Context, slog.Level) bool  { return true }
+func (c called) Handle(context.Context, slog.Record) error { c.fn(); return nil }
+func (c called) WithAttrs([]slog.Attr) slog.Handler        { return c }
+func (c called) WithGroup(string) slog.Handler             { return c }

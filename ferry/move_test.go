@@ -23,6 +23,7 @@ import (
 )
 
 func TestMoveTakesTheShopAndNothingElse(t *testing.T) {
+	t.Parallel()
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
 		w := newWorld(t, f, "", nil)
 		w.fill(w.shop, 4500)

@@ -524,8 +524,7 @@ func (f *Ferry) try(ctx context.Context, src, dst *server, p *prepared) (faults 
 	run(src, `UPDATE podworks_marker SET n = n WHERE 1 = 0`)
 	run(src, `UPDATE podworks_fence SET token = token WHERE 1 = 0`)
 	run(dst, `UPDATE podworks_fence SET token = token WHERE 1 = 0`)
-	run(src, `DO (SELECT 1 FROM information_schema.innodb_trx LIMIT 1)`)
-	if p.flavor == flavor.MySQL { // where it finds who holds a lock
+	if p.flavor == flavor.MySQL { // where it finds who holds a lock; MariaDB has that in information_schema
 		run(src, `DO (SELECT 1 FROM performance_schema.data_lock_waits LIMIT 1)`)
 		run(src, `DO (SELECT 1 FROM performance_schema.threads LIMIT 1)`)
 	}

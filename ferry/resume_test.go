@@ -179,9 +179,11 @@ func TestASecondMoverIsTurnedAway(t *testing.T) {
 func TestAMoverThatWasReplacedStops(t *testing.T) {
 	t.Parallel()
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
-		for _, step := range []string{"copy", "cutover", "drain", "closed"} {
+		w := newWorld(t, f, "", nil)
+		for i, step := range []string{"copy", "cutover", "drain", "closed"} {
 			t.Run(step, func(t *testing.T) {
-				w := newWorld(t, f, "", nil)
+				w := w.in(t)
+				w.addShop(podworks.ShopID(100 + i))
 				w.fill(w.shop, 50)
 				tr := &trail{at: map[string]func(){step: func() { // as a recoverer does that takes the mover for dead
 					moves, err := w.dir.Moves(t.Context())
@@ -234,9 +236,11 @@ func TestAMoverWhoseTargetWasFencedAppliesNothing(t *testing.T) {
 func TestACancelledMoveIsUndone(t *testing.T) {
 	t.Parallel()
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
-		for _, step := range []string{"copy", "verify", "cutover", "drain"} {
+		w := newWorld(t, f, "", nil)
+		for i, step := range []string{"copy", "verify", "cutover", "drain"} {
 			t.Run(step, func(t *testing.T) {
-				w := newWorld(t, f, "", nil)
+				w := w.in(t)
+				w.addShop(podworks.ShopID(100 + i))
 				w.fill(w.shop, 50)
 				ctx, cancel := context.WithCancelCause(t.Context())
 				enough := errors.New("enough")
@@ -250,7 +254,7 @@ func TestACancelledMoveIsUndone(t *testing.T) {
 			})
 		}
 		t.Run("closed", func(t *testing.T) { // too late: writers wait, and the way forward is the shorter one
-			w := newWorld(t, f, "", nil)
+			w := w.in(t)
 			w.fill(w.shop, 50)
 			ctx, cancel := context.WithCancel(t.Context())
 			tr := &trail{at: map[string]func(){"closed": cancel}}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -284,9 +285,7 @@ func (v *verifier) sumsOf(ctx context.Context, q querier, table int, expr string
 		if err != nil {
 			return nil, err
 		}
-		for key, sum := range sums {
-			out[key] = sum
-		}
+		maps.Copy(out, sums)
 	}
 	return out, nil
 }

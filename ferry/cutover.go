@@ -136,7 +136,7 @@ func (m *move) switchOver(ctx context.Context, v *verifier, kill bool, decided c
 	m.step(ctx, "opened")
 	m.result.Route, m.result.Token = route, m.token
 	// 8. Finish. The move is made; that its row is still there is for Run to mend.
-	if err := m.f.finish(ctx, m.dst, m.claim); err != nil {
+	if err := m.f.finish(ctx, m.src, m.dst, m.claim); err != nil {
 		m.log.Warn("the move is made, but its journal row could not be retired; Run will", "err", err)
 	}
 	return nil

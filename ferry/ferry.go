@@ -202,6 +202,7 @@ func (f *Ferry) open(pod podworks.PodID) (*server, error) {
 	cfg.ParseTime = false
 	cfg.ClientFoundRows = true
 	cfg.Loc = time.UTC
+	cfg.Logger = &mysql.NopLogger{} // what goes wrong is returned
 	if cfg.Params == nil {
 		cfg.Params = map[string]string{}
 	}

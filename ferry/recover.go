@@ -106,7 +106,7 @@ func (f *Ferry) settle(ctx context.Context, src, dst *server, mv podworks.Move) 
 		if err := fence.Release(ctx, dst.db, mv.From.Shop, mv.To.Epoch, mv.Token); err != nil {
 			return true, fmt.Errorf("open the target: %w", err)
 		}
-		return true, f.finish(ctx, dst, mv)
+		return true, f.finish(ctx, src, dst, mv)
 	}
 	return false, f.undo(ctx, src, dst, mv)
 }
@@ -123,13 +123,22 @@ func (f *Ferry) undo(ctx context.Context, src, dst *server, mv podworks.Move) er
 	if _, err := f.deleteRows(ctx, dst, mv.From.Shop, fence.Absent, mv.Token); err != nil && !errors.Is(err, fence.ErrToken) {
 		return fmt.Errorf("delete the copy: %w", err) // ErrToken: the rows are another move's by now
 	}
-	return f.dir.Finish(ctx, mv.Token)
+	return f.retire(ctx, src, mv)
 }
 
 // finish forgets how far the copy was, and retires the journal row.
-func (f *Ferry) finish(ctx context.Context, dst *server, mv podworks.Move) error {
+func (f *Ferry) finish(ctx context.Context, src, dst *server, mv podworks.Move) error {
 	if err := forget(ctx, dst.db, mv.From.Shop); err != nil {
 		return err
+	}
+	return f.retire(ctx, src, mv)
+}
+
+// retire deletes the move's marker and retires its journal row. A marker that
+// stays, because the source is down, say, is a few bytes that nobody reads.
+func (f *Ferry) retire(ctx context.Context, src *server, mv podworks.Move) error {
+	if _, err := src.db.ExecContext(ctx, `DELETE FROM podworks_marker WHERE token = ?`, mv.Token); err != nil {
+		f.opts.Logger.Debug("a marker stays behind", "token", mv.Token, "err", err)
 	}
 	return f.dir.Finish(ctx, mv.Token)
 }

@@ -42,7 +42,9 @@ func room(t *testing.T) {
 	t.Cleanup(func() {
 		// What has been killed ends a little later.
 		var left []string
-		for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); <-tick.C {
 			left = nil
 			_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 				if err == nil && !e.IsDir() && e.Name() != "lock" || err == nil && e.IsDir() && strings.HasPrefix(e.Name(), "flashsale-") {

@@ -2,7 +2,6 @@ package ferry
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -126,9 +125,11 @@ func (f *Ferry) undo(ctx context.Context, src, dst *server, mv podworks.Move) er
 	return f.retire(ctx, src, mv)
 }
 
-// finish forgets how far the copy was, and retires the journal row.
+// finish forgets how far the copy was, and retires the journal row. A mover
+// that was frozen here finds, if the shop has left again since, another token
+// in the target's fence; what is written down there is then another move's.
 func (f *Ferry) finish(ctx context.Context, src, dst *server, mv podworks.Move) error {
-	if err := forget(ctx, dst.db, mv.From.Shop); err != nil {
+	if err := f.forget(ctx, dst, mv.From.Shop, fence.Open, mv.Token); err != nil && !errors.Is(err, fence.ErrToken) {
 		return err
 	}
 	return f.retire(ctx, src, mv)
@@ -143,13 +144,10 @@ func (f *Ferry) retire(ctx context.Context, src *server, mv podworks.Move) error
 	return f.dir.Finish(ctx, mv.Token)
 }
 
-type execer interface {
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-}
-
-func forget(ctx context.Context, db execer, shop podworks.ShopID) error {
+// forget deletes how far the copy of a shop is.
+func (f *Ferry) forget(ctx context.Context, s *server, shop podworks.ShopID, state fence.State, token uint64) error {
 	for _, table := range []string{"podworks_ferry_tail", "podworks_ferry_copy"} {
-		if _, err := db.ExecContext(ctx, `DELETE FROM `+table+` WHERE shop_id = ?`, int64(shop)); err != nil {
+		if _, err := f.deleteSome(ctx, s, shop, state, token, fmt.Sprintf(`DELETE FROM %s WHERE shop_id = %d`, table, shop)); err != nil {
 			return err
 		}
 	}
@@ -215,9 +213,10 @@ func (f *Ferry) deleteRows(ctx context.Context, s *server, shop podworks.ShopID,
 			}
 		}
 	}
-	return total, forget(ctx, s.db, shop)
+	return total, f.forget(ctx, s, shop, state, token)
 }
 
+// deleteSome runs a DELETE if the pod's fence says state with token.
 func (f *Ferry) deleteSome(ctx context.Context, s *server, shop podworks.ShopID, state fence.State, token uint64, query string) (int64, error) {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {

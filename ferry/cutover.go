@@ -79,7 +79,7 @@ func (m *move) switchOver(ctx context.Context, v *verifier, kill bool, decided c
 	closing := fence.Closing{From: m.claim.From, To: m.dst.pod, Token: m.token, Budget: m.f.opts.PauseBudget, Kill: kill}
 	// 4. Lock, and 5. close.
 	err := fence.Close(ctx, m.src.db, closing, func(ctx context.Context, locked *sql.Conn) error {
-		m.step(ctx, "drain")
+		m.quietStep(ctx, "drain")
 		if err := m.noPrepared(ctx); err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (m *move) switchOver(ctx context.Context, v *verifier, kill bool, decided c
 		if err := m.f.dir.Beat(ctx, m.token, "verified"); err != nil && !hook.Off(ctx, hook.Decision) {
 			return err
 		}
-		m.step(ctx, "verified")
+		m.quietStep(ctx, "verified")
 		return nil
 	})
 	if err != nil {
@@ -111,7 +111,7 @@ func (m *move) switchOver(ctx context.Context, v *verifier, kill bool, decided c
 		}
 		return err
 	}
-	m.step(ctx, "closed")
+	m.quietStep(ctx, "closed")
 	// From here the shop takes no writes until the decision and the opening, so
 	// the caller's cancelling no longer counts.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
@@ -127,14 +127,14 @@ func (m *move) switchOver(ctx context.Context, v *verifier, kill bool, decided c
 		return err
 	}
 	close(decided)
-	m.step(ctx, "decided")
+	m.quietStep(ctx, "decided")
 	// 7. Open.
 	if err := insist(ctx, func() error { return fence.Release(ctx, m.dst.db, m.shop, route.Epoch, m.token) }); err != nil {
 		return err
 	}
 	m.result.Pause = time.Since(start)
 	m.step(ctx, "opened")
-	m.result.Route, m.result.Token = route, m.token
+	m.result.Route = route
 	// 8. Finish. The move is made; that its row is still there is for Run to mend.
 	if err := m.f.finish(ctx, m.src, m.dst, m.claim); err != nil {
 		m.log.Warn("the move is made, but its journal row could not be retired; Run will", "err", err)

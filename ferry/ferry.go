@@ -98,7 +98,7 @@ type Options struct {
 	Lease time.Duration
 
 	// Progress, if set, is called from one goroutine, at steps and at most five
-	// times a second.
+	// times a second between them. It is not called while writers wait.
 	Progress func(Progress)
 
 	// Logger gets a line for each step of a move. Nil discards.
@@ -108,7 +108,7 @@ type Options struct {
 // Progress says how far a move is.
 type Progress struct {
 	Shop       podworks.ShopID
-	Step       string // claimed, copy, verify, cutover, drain, verified, closed, decided, opened
+	Step       string // copy, verify, cutover, opened
 	Table      string // being copied or compared
 	RowsCopied int64
 	RowsTotal  int64 // counted before the copy

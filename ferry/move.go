@@ -49,6 +49,7 @@ func (f *Ferry) Move(ctx context.Context, shop podworks.ShopID, to podworks.PodI
 		claim: claimed, shop: shop, token: claimed.Token,
 		log:     f.opts.Logger.With("shop", shop, "from", src.pod, "to", dst.pod, "token", claimed.Token),
 		waiting: map[uint64]*mark{},
+		result:  Report{Token: claimed.Token},
 	}
 	m.log.Info("move claimed")
 	err = m.run(ctx)
@@ -222,13 +223,22 @@ func (m *move) beat(ctx context.Context, decided <-chan struct{}) error {
 	}
 }
 
-// step notes that a named step begins.
+// step notes that a named step begins, and tells the caller.
 func (m *move) step(ctx context.Context, name string) {
 	m.log.Debug("step", "step", name)
 	m.mu.Lock()
 	m.lastShown = time.Time{}
 	m.mu.Unlock()
 	m.report(name, "")
+	hook.Step(ctx, name)
+}
+
+// quietStep notes that a step begins for which the shop's writers wait. They
+// shall not wait for the caller's functions, so those aren't called.
+func (m *move) quietStep(ctx context.Context, name string) {
+	m.mu.Lock()
+	m.progress.Step = name
+	m.mu.Unlock()
 	hook.Step(ctx, name)
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/podworks/podworks"
@@ -11,14 +13,45 @@ import (
 	"github.com/podworks/podworks/internal/fence"
 )
 
+// A recovery is given up after some time, and begun again with the next look:
+// every step of it can be repeated.
+const (
+	lookTime    = 5 * time.Second
+	recoverTime = 30 * time.Second
+)
+
 // Run finishes or undoes the moves whose movers died, looking once a second,
-// until ctx ends. Any number of processes may run it.
+// until ctx ends. Any number of processes may run it. A pod that hangs keeps
+// nobody but its own shops waiting: each move is recovered by a goroutine of its
+// own, and there is one unfinished move per shop at most.
 func (f *Ferry) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	var mu sync.Mutex // guards busy
+	busy := map[uint64]bool{}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		if _, err := f.Recover(ctx); err != nil && ctx.Err() == nil {
-			f.opts.Logger.Warn("recovering moves", "err", err)
+		moves, err := f.silent(ctx)
+		if err != nil && ctx.Err() == nil {
+			f.opts.Logger.Warn("looking for moves to recover", "err", err)
+		}
+		for _, mv := range moves {
+			mu.Lock()
+			begun := busy[mv.Token]
+			busy[mv.Token] = true
+			mu.Unlock()
+			if begun {
+				continue
+			}
+			wg.Go(func() {
+				if err := f.recover(ctx, mv); err != nil && ctx.Err() == nil {
+					f.opts.Logger.Warn("recovering a move", "shop", mv.From.Shop, "token", mv.Token, "err", err)
+				}
+				mu.Lock()
+				delete(busy, mv.Token)
+				mu.Unlock()
+			})
 		}
 		select {
 		case <-ctx.Done():
@@ -26,6 +59,17 @@ func (f *Ferry) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// silent returns the unfinished moves whose movers were silent for the lease.
+func (f *Ferry) silent(ctx context.Context) ([]podworks.Move, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTime, fmt.Errorf("the journal didn't answer within %v", lookTime))
+	defer cancel()
+	moves, err := f.dir.Moves(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ferry: %w", errors.Join(err, context.Cause(ctx)))
+	}
+	return slices.DeleteFunc(moves, func(mv podworks.Move) bool { return mv.Idle < f.opts.Lease }), nil
 }
 
 // Recover finishes or undoes, once, the moves whose movers were silent for
@@ -38,16 +82,13 @@ func (f *Ferry) Run(ctx context.Context) error {
 //	aborting                             reopen the source if this move closed it, make the target's
 //	                                     fence absent, delete the copy, retire the row
 func (f *Ferry) Recover(ctx context.Context) ([]podworks.Move, error) {
-	moves, err := f.dir.Moves(ctx)
+	moves, err := f.silent(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("ferry: %w", err)
+		return nil, err
 	}
 	var settled []podworks.Move
 	var errs []error
 	for _, mv := range moves {
-		if mv.Idle < f.opts.Lease {
-			continue
-		}
 		if err := f.recover(ctx, mv); err != nil {
 			errs = append(errs, fmt.Errorf("ferry: recover move %d of shop %d: %w", mv.Token, mv.From.Shop, err))
 			continue
@@ -58,6 +99,8 @@ func (f *Ferry) Recover(ctx context.Context) ([]podworks.Move, error) {
 }
 
 func (f *Ferry) recover(ctx context.Context, mv podworks.Move) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, recoverTime, fmt.Errorf("not done within %v", recoverTime))
+	defer cancel()
 	src, dst, err := f.pair(mv.From.Pod, mv.To.Pod)
 	if err != nil {
 		return err

@@ -226,3 +226,59 @@ func TestCleanDeletesTheShopsRowsAndNoOthers(t *testing.T) {
 		}
 	})
 }
+
+// TestAFrozenPodHoldsUpNoOthersRecovery: while one pod hangs, Run settles the
+// moves between others.
+func TestAFrozenPodHoldsUpNoOthersRecovery(t *testing.T) {
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		source := testcluster.Shared(t, f, "source")
+		target := testcluster.Start(t, &testcluster.MySQLOptions{Family: f})
+		w := newWorldOn(t, source, target, "", nil)
+		w.pods[3] = source.Config(testcluster.Database(t, source))
+		if err := w.dir.AddPod(t.Context(), 3, "here"); err != nil {
+			t.Fatal(err)
+		}
+		fy, err := ferry.New(w.dir, w.pods, &ferry.Options{Lease: 50 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := fy.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stuck, err := w.dir.Claim(t.Context(), w.shop, 2, 0) // the first that Run finds
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.dir.Claim(t.Context(), w.other, 3, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := target.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { target.Resume() })
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- fy.Run(ctx) }()
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		start := time.Now()
+		for {
+			moves, err := w.dir.Moves(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(moves) == 1 && moves[0].Token == stuck.Token {
+				break
+			}
+			if time.Since(start) > 10*time.Second {
+				t.Fatalf("after 10 s the journal has %+v, want only move %d", moves, stuck.Token)
+			}
+			<-tick.C
+		}
+		t.Logf("settled after %v", time.Since(start))
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run returned %v, want the context's cause", err)
+		}
+	})
+}

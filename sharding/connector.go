@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -138,7 +139,7 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	if err != nil {
 		return nil, err
 	}
-	if err := c.permit(route.Shop, query); err != nil {
+	if _, err := c.permit(route.Shop, query); err != nil {
 		return nil, err
 	}
 	rows, err := c.innerConn.QueryContext(ctx, query, args)
@@ -153,11 +154,12 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	if err != nil {
 		return nil, err
 	}
-	if err := c.permit(route.Shop, query); err != nil {
+	k, err := c.permit(route.Shop, query)
+	if err != nil {
 		return nil, err
 	}
 	exec := func() (driver.Result, error) { return c.exec(ctx, query, args) }
-	if c.tx != nil || classify(query) != writes {
+	if c.tx != nil || k != writes {
 		res, err := exec()
 		return res, c.explain(route.Shop, err)
 	}
@@ -207,10 +209,10 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	if err != nil {
 		return nil, err
 	}
-	if err := c.permit(route.Shop, query); err != nil {
+	k, err := c.permit(route.Shop, query)
+	if err != nil {
 		return nil, err
 	}
-	k := classify(query)
 	// In a read-only session a server doesn't even prepare a write.
 	if k == writes && c.tx == nil {
 		t, err := c.start(ctx, route.Shop, driver.TxOptions{})
@@ -237,16 +239,22 @@ func (c *conn) Prepare(string) (driver.Stmt, error) { return nil, &Error{Pod: c.
 // Begin is refused like Prepare.
 func (c *conn) Begin() (driver.Tx, error) { return nil, &Error{Pod: c.pod, Err: ErrNoScope} }
 
-// permit refuses what would lose the fence's lock.
-func (c *conn) permit(shop podworks.ShopID, query string) error {
-	if classify(query) != refused {
-		return nil
+// permit returns a statement's kind and refuses what would lose the fence's
+// lock. The error shows how the statement begins, but none of its values: one
+// may be a password.
+func (c *conn) permit(shop podworks.ShopID, query string) (kind, error) {
+	k := classify(query)
+	if k != refused {
+		return k, nil
 	}
 	begin := query
+	if i := strings.IndexAny(begin, "'\""); i >= 0 {
+		begin = begin[:i] + "…"
+	}
 	if len(begin) > 60 {
 		begin = begin[:60] + "…"
 	}
-	return &Error{Shop: shop, Pod: c.pod, Err: ErrRefused, Note: fmt.Sprintf("%q could end the transaction, and with it the lock that keeps the shop's writes in one pod; run schema changes outside of a scope, use Scope.Tx for transactions, and write out what a procedure does", begin)}
+	return k, &Error{Shop: shop, Pod: c.pod, Err: ErrRefused, Note: fmt.Sprintf("%q could end the transaction, and with it the lock that keeps the shop's writes in one pod; run schema changes outside of a scope, use Scope.Tx for transactions, and write out what a procedure does", begin)}
 }
 
 // What the servers answer to a write in a read-only transaction, and what after

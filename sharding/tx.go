@@ -51,8 +51,8 @@ func (t *Tx) AfterEnd(fn func(context.Context, error)) { t.after = append(t.afte
 // transaction (podworks.TxFrom).
 //
 // A shop that is moving is waited for, up to Options.MoveWait, and fn runs in
-// the pod it moved to, with the new route in its context. fn runs at most once: the fence comes before it, and
-// under the fence the shop can't move.
+// the pod it moved to, with the new route in its context. fn runs at most once:
+// the fence comes before it, and under the fence the shop can't move.
 //
 // An error that is podworks.ErrOutcomeUnknown means that COMMIT was sent and
 // the answer was lost. Any other error means that nothing was written.

@@ -41,7 +41,8 @@ func runsIn(pid int, dir string) bool {
 }
 
 // awaitStopped waits until the kernel has stopped every thread of the server,
-// which is a little after it was told to.
+// which is a little after it was told to. It looks again and again: the event
+// would come from wait, which os/exec has for itself.
 func (p *Process) awaitStopped() error {
 	tasks := fmt.Sprintf("/proc/%d/task", p.Pid())
 	for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {

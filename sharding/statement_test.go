@@ -1,6 +1,7 @@
 package sharding
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -108,4 +109,18 @@ func FuzzClassify(f *testing.F) {
 		}
 		t.Errorf("classify(%q) = %v, and it has no word that is allowed", q, k)
 	})
+}
+
+func TestARefusalShowsNoValues(t *testing.T) {
+	c := &conn{pod: 1}
+	for _, query := range []string{`SET PASSWORD = 'hunter2'`, `CREATE USER x IDENTIFIED BY "hunter2"`} {
+		_, err := c.permit(7, query)
+		if !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: got %v, want ErrRefused", query, err)
+			continue
+		}
+		if strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: the error shows the password: %v", query, err)
+		}
+	}
 }

@@ -1,6 +1,10 @@
 package toxi
 
-import "time"
+import (
+	"math"
+	"slices"
+	"time"
+)
 
 // A stage is one toxic at work on one direction of one connection. It knows no clock
 // and no socket: it moves chunks from the queue before it to the queue behind it.
@@ -31,7 +35,8 @@ const (
 // its pump, or by a test.
 type flow struct {
 	stages []active
-	out    queue // has passed every stage and waits to be written
+	out    queue         // has passed every stage and waits to be written
+	now    time.Duration // of the last step, or of the change that set makes
 }
 
 // active is a stage, whose it is, and what waits before it.
@@ -46,6 +51,7 @@ type want struct {
 	id    any
 	toxic Toxic
 	start func() stage // called if it has none of this id
+	front bool         // a new one comes before those that stay, not behind them
 }
 
 // idle reports that nothing waits and nothing works on what comes.
@@ -60,8 +66,10 @@ func (f *flow) entry() *queue {
 }
 
 // set gives f the stages it shall have, in their order. Those it has keep their
-// state, and what waits before those that go waits before the next. New ones come
-// behind those that stay, or nothing could be said of what waits between them.
+// state, and what waits before those that go waits before the next, as if it had come
+// there now: what was stuck for an hour is late by that already, and by the next
+// stage's delay besides. New ones come behind those that stay, or nothing could be said of what waits
+// between them.
 func (f *flow) set(wants []want) (cut ending) {
 	f.out.room = smallRoom
 	kept := make([]active, 0, len(wants))
@@ -87,10 +95,9 @@ func (f *flow) set(wants []want) (cut ending) {
 			cut = c
 		}
 		for !a.in.empty() {
-			c := a.in.pop()
-			next.push(c)
+			a.in.pass(math.MaxInt, next, max(a.in.front().at, f.now))
 		}
-		a.in.passEnd(next, a.in.endAt)
+		a.in.passEnd(next, max(a.in.endAt, f.now))
 	}
 	// What has an end behind it takes nothing more: the end of the stream moved on with
 	// the stages that stay.
@@ -104,7 +111,11 @@ func (f *flow) set(wants []want) (cut ending) {
 		for i := range kept {
 			has = has || kept[i].id == w.id
 		}
-		if !has {
+		switch {
+		case has:
+		case w.front:
+			kept = slices.Insert(kept, 0, active{id: w.id, stage: w.start()})
+		default:
 			kept = append(kept, active{id: w.id, stage: w.start()})
 		}
 	}
@@ -117,6 +128,7 @@ func (f *flow) set(wants []want) (cut ending) {
 
 // step runs the stages until nothing more moves at now.
 func (f *flow) step(now time.Duration) (wake time.Duration, cut ending) {
+	f.now = now
 	for moved := true; moved; {
 		wake, moved = never, false
 		for i := range f.stages {

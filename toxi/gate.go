@@ -32,18 +32,24 @@ type gate struct {
 	// While nobody listens the port must not become somebody else's, a parallel
 	// test's proxy for one: a client would be connected to it instead of being refused.
 	// A socket that is bound and doesn't listen keeps it and refuses, on Linux.
-	keep func() error
+	hold *reservation
 
 	is     stance
-	ln     net.Listener  // nil while refusing
-	loop   chan struct{} // closed when the goroutine that accepts has ended; nil if there is none
-	filler net.Conn      // what fills the queue of connections while ignoring
-	failed error         // of the last attempt to listen again
+	ln     net.Listener // nil while refusing
+	loop   *loop        // nil if nobody accepts
+	filler net.Conn     // what fills the queue of connections while ignoring
+	failed error        // of the last attempt to listen again
+}
+
+// A loop is a goroutine that accepts connections.
+type loop struct {
+	stop  chan struct{} // closed when it shall end
+	ended chan struct{} // closed when it has
 }
 
 // listen opens the gate of p. The network is the upstream's.
 func listen(p *Proxy, addr, network string) (*gate, error) {
-	g := &gate{p: p, network: network, addr: addr, keep: func() error { return nil }}
+	g := &gate{p: p, network: network, addr: addr}
 	if addr != "" {
 		g.network, g.addr = split(addr)
 	} else if network == "unix" {
@@ -58,12 +64,12 @@ func listen(p *Proxy, addr, network string) (*gate, error) {
 	if g.network == "tcp" {
 		// Without a reservation, which not every address and system has, all is as
 		// before but for the port's safety while refusing.
-		if bound, keep, err := reserve(g.addr); err == nil {
-			g.addr, g.keep = bound, keep
+		if bound, hold, err := reserve(g.addr); err == nil {
+			g.addr, g.hold = bound, hold
 		}
 	}
 	if err := g.open(); err != nil {
-		g.keep()
+		g.hold.free()
 		g.tidy()
 		return nil, err
 	}
@@ -83,7 +89,9 @@ func (g *gate) open() (err error) {
 			os.Remove(g.addr)
 		}
 	}
+	g.hold.share(true)
 	ln, err := lc.Listen(context.Background(), g.network, g.addr)
+	g.hold.share(false)
 	if err != nil {
 		return err
 	}
@@ -113,7 +121,7 @@ func (g *gate) set(to stance) error {
 	if g.is == to && g.failed == nil {
 		return nil
 	}
-	if g.is == ignoring && to != ignoring {
+	if g.is == ignoring && to != ignoring && g.ln != nil {
 		g.heed(to == accepting)
 	}
 	g.is, g.failed = to, nil
@@ -198,7 +206,8 @@ func dialable(addr string) string {
 // wait returns when the goroutine that accepts has ended.
 func (g *gate) wait() {
 	if g.loop != nil {
-		<-g.loop
+		close(g.loop.stop)
+		<-g.loop.ended
 		g.loop = nil
 	}
 }
@@ -206,15 +215,15 @@ func (g *gate) wait() {
 // start accepts connections from ln until it is closed or paused, but for the one
 // from skip.
 func (g *gate) start(ln net.Listener, skip net.Addr) {
-	loop := make(chan struct{})
-	g.loop = loop
+	l := &loop{make(chan struct{}), make(chan struct{})}
+	g.loop = l
 	go func() {
-		defer close(loop)
-		g.p.accept(ln, skip)
+		defer close(l.ended)
+		g.p.accept(ln, skip, l.stop)
 	}()
 }
 
-func (p *Proxy) accept(ln net.Listener, skip net.Addr) {
+func (p *Proxy) accept(ln net.Listener, skip net.Addr, stop chan struct{}) {
 	var wait time.Duration
 	for {
 		c, err := ln.Accept()
@@ -227,7 +236,8 @@ func (p *Proxy) accept(ln net.Listener, skip net.Addr) {
 			p.opts.Logger.Error("toxi: accepting failed", "proxy", p.name, "error", err, "again in", wait)
 			select {
 			case <-time.After(wait):
-			case <-p.ctx.Done():
+			case <-stop: // who stops it waits for it
+				return
 			}
 			continue
 		case skip != nil && c.RemoteAddr().String() == skip.String():
@@ -248,7 +258,8 @@ func (p *Proxy) accept(ln net.Listener, skip net.Addr) {
 // close stops listening for good.
 func (g *gate) close() error {
 	err := g.set(refusing)
-	g.keep()
+	g.hold.free()
+	g.hold = nil
 	g.tidy()
 	return err
 }

@@ -7,10 +7,33 @@ import (
 	"syscall"
 )
 
+// A reservation is a socket that is bound and doesn't listen. The system hands its port out to nobody. All its
+// methods do nothing on nil.
+type reservation struct{ fd int }
+
+// share says whether who asks for the port by its number can listen on it. Two sockets
+// have an address in common only if both have SO_REUSEADDR, which Go sets on all its
+// listeners, and so does everybody's.
+func (r *reservation) share(on bool) {
+	if r == nil {
+		return
+	}
+	v := 0
+	if on {
+		v = 1
+	}
+	syscall.SetsockoptInt(r.fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, v)
+}
+
+func (r *reservation) free() {
+	if r != nil {
+		syscall.Close(r.fd)
+	}
+}
+
 // reserve binds a socket to addr and does not listen on it. It returns the address with
-// its port. A listener with SO_REUSEADDR, which Go sets, can be opened beside it, but no other program's
-// listener that has the port without it, and the system hands the port out to nobody.
-func reserve(addr string) (bound string, free func() error, err error) {
+// its port.
+func reserve(addr string) (bound string, r *reservation, err error) {
 	a, err := net.ResolveTCPAddr("tcp", addr)
 	if err != nil {
 		return "", nil, err
@@ -47,7 +70,7 @@ func reserve(addr string) (bound string, free func() error, err error) {
 	case *syscall.SockaddrInet6:
 		a.Port = got.Port
 	}
-	return a.String(), func() error { return syscall.Close(fd) }, nil
+	return a.String(), &reservation{fd}, nil
 }
 
 // backlog sets how many connections the system keeps for a listener that it

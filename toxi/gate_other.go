@@ -7,6 +7,12 @@ import (
 	"net"
 )
 
-func reserve(string) (string, func() error, error) { return "", nil, errors.ErrUnsupported }
+// A reservation is nil here.
+type reservation struct{}
+
+func (*reservation) share(bool) {}
+func (*reservation) free()      {}
+
+func reserve(string) (string, *reservation, error) { return "", nil, errors.ErrUnsupported }
 
 func backlog(net.Listener, int) error { return errors.ErrUnsupported }

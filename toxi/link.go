@@ -23,6 +23,7 @@ type link struct {
 	up, down pump
 
 	broken atomic.Bool // a write failed: that side is gone, the other gets a reset
+	cutoff atomic.Bool // and it said so by a RST
 
 	ctx    context.Context // ends with the link
 	cancel context.CancelCauseFunc
@@ -31,16 +32,19 @@ type link struct {
 	client net.Conn
 	server net.Conn // nil until dialed
 	closed bool     // both of them, or about to be
+	how    ending   // if closed
+	over   int      // directions that deliver nothing more
 	done   int      // pumps that have returned
-	struck map[*origin]strike
+	struck map[*origin]*strike
 	pairs  map[*origin][2]stage // of faults that work on the conversation
 }
 
 // A strike is what was decided about a fault and a connection.
 type strike struct {
-	chance float64 // it strikes if its toxicity is more than this
-	chosen bool    // by Only
-	told   bool    // the hook knows
+	decided chan struct{} // closed when the next two are
+	chance  float64       // it strikes if its toxicity is more than this
+	chosen  bool          // by Only
+	told    bool          // the hook knows; under the link's mu
 }
 
 // A pump moves one direction. Without toxics it reads and writes; with toxics it
@@ -69,9 +73,18 @@ type pump struct {
 	seen  *setup
 	wants []want
 	ended bool // src has no more to say
+	over  bool // and dst knows
 	armed bool // deadlines may be set
 	timer *time.Timer
-	stuck time.Duration // since when a write makes no progress to a side that is broken
+	early time.Duration // see timersLate
+	stuck time.Duration // since when a write makes no progress while the other side is gone
+	lag   lag
+}
+
+// A lag is what the system has yet to deliver.
+type lag struct {
+	bytes int
+	since time.Duration // when it began to be so many
 }
 
 // A reader reads what there is into a buffer, which the caller owns unless there is an error.
@@ -95,8 +108,12 @@ func (r connReader) read() (*buffer, int, error) {
 // past is a deadline that ends any wait.
 var past = time.Unix(1, 0)
 
-// linger is how long bytes for one side may wait without moving when the other side is gone.
-const linger = 5 * time.Second
+const (
+	// linger is how long bytes for one side may wait without moving when the other side is gone.
+	linger = 5 * time.Second
+	// moment is what passes between two looks at something of which we don't hear.
+	moment = time.Millisecond
+)
 
 func newLink(p *Proxy, client net.Conn, number uint64) *link {
 	l := &link{
@@ -113,8 +130,9 @@ func newLink(p *Proxy, client net.Conn, number uint64) *link {
 func (l *link) run(server net.Conn) {
 	l.mu.Lock()
 	if l.closed {
+		how := l.how
 		l.mu.Unlock()
-		server.Close()
+		shut(server, how)
 		l.p.leave(l)
 		return
 	}
@@ -129,24 +147,46 @@ func (l *link) run(server net.Conn) {
 
 // pump runs d. The pump that ends last takes the link out.
 func (l *link) pump(d *pump) {
+	returned := false
+	defer func() {
+		if !returned {
+			l.end(closing) // a function of the user's has ended the goroutine
+		}
+		l.mu.Lock()
+		l.done++
+		last := l.done == 2
+		l.mu.Unlock()
+		if last {
+			l.p.leave(l)
+		}
+	}()
 	d.run()
+	returned = true
+}
+
+// stop counts a direction that delivers nothing more: its end is passed on, or there
+// is nobody to take it. It reports whether that was the last.
+func (l *link) stop() bool {
 	l.mu.Lock()
-	l.done++
-	last := l.done == 2
-	l.mu.Unlock()
-	if last {
-		l.p.leave(l)
-	} else if l.broken.Load() {
-		// The other pump discards what a side sends that nobody takes any more.
-		l.end(reset)
-	}
+	defer l.mu.Unlock()
+	l.over++
+	return l.over == 2
 }
 
 // connect makes d ready to run. Its counters may be read already.
 func (d *pump) connect(l *link, s Stream, src, dst net.Conn) {
 	d.l, d.stream, d.src, d.dst, d.from = l, s, src, dst, newReader(src)
 	d.bell = make(chan struct{}, 1)
+	if _, inMemory := l.client.(*end); !inMemory {
+		d.early = timersLate / 2
+	}
 }
+
+// An idle process that waits for sockets wakes up to 1 ms after its timers are due,
+// because epoll counts in that unit. Stages are therefore run half of it early, so
+// that what they do is late by no more than the other half. A bubble of
+// testing/synctest, where there are no sockets, has exact timers.
+const timersLate = time.Millisecond
 
 // end closes both sides. It may be called at any time, by anybody, more than once.
 func (l *link) end(how ending) {
@@ -155,7 +195,10 @@ func (l *link) end(how ending) {
 		l.mu.Unlock()
 		return
 	}
-	l.closed = true
+	if how == closing && l.over == 2 {
+		how = eof
+	}
+	l.closed, l.how = true, how
 	l.cancel(nil)
 	client, server := l.client, l.server
 	l.mu.Unlock()
@@ -168,13 +211,20 @@ func (l *link) end(how ending) {
 	}
 }
 
-// shut closes c, by a RST if it can and shall.
+// shut closes c, by a RST if it can and shall. After eof its peer knows the end already.
 func shut(c net.Conn, how ending) {
-	if how == reset {
-		switch c := c.(type) {
-		case *net.TCPConn:
+	switch c := c.(type) {
+	case *net.TCPConn:
+		switch how {
+		case reset:
 			c.SetLinger(0)
-		case *end:
+		case closing:
+			// A socket that is closed with unread bytes in it says so by a RST. Behind a FIN
+			// that one doesn't hurt a peer who reads: it sees the end, whatever it has sent.
+			c.CloseWrite()
+		}
+	case *end:
+		if how == reset {
 			c.reset()
 		}
 	}
@@ -196,33 +246,40 @@ func (l *link) poke() {
 func (l *link) strikes(f *fault) bool {
 	l.mu.Lock()
 	s, known := l.struck[f.origin]
-	l.mu.Unlock()
 	if !known {
-		s.chance = l.rand(f, 2).Float64()
-		s.chosen = true
-		if f.Only != nil {
-			info := l.info
-			info.New = info.Number - min(f.born, info.Number)
-			s.chosen = f.Only(info)
+		s = &strike{decided: make(chan struct{})}
+		if l.struck == nil {
+			l.struck = make(map[*origin]*strike)
 		}
+		l.struck[f.origin] = s
+	}
+	l.mu.Unlock()
+	if known {
+		<-s.decided // if not long ago, then by the other direction, this moment
+	} else {
+		l.decide(s, f)
 	}
 	hit := s.chosen && s.chance < f.fraction()
 	l.mu.Lock()
-	if first, known := l.struck[f.origin]; known {
-		s = first // the other direction was quicker, or it is no news
-		hit = s.chosen && s.chance < f.fraction()
-	}
 	tell := hit && !s.told
 	s.told = s.told || hit
-	if l.struck == nil {
-		l.struck = make(map[*origin]strike)
-	}
-	l.struck[f.origin] = s
 	l.mu.Unlock()
 	if tell && l.p.opts.Hooks.Struck != nil {
 		l.p.opts.Hooks.Struck(l.info, f.Name)
 	}
 	return hit
+}
+
+// decide decides s, once. Only is the user's: it may do anything but wait.
+func (l *link) decide(s *strike, f *fault) {
+	defer close(s.decided)
+	s.chance = l.rand(f, 2).Float64()
+	s.chosen = f.Only == nil
+	if f.Only != nil {
+		info := l.info
+		info.New = info.Number - min(f.born, info.Number)
+		s.chosen = f.Only(info)
+	}
 }
 
 // rand is a source of chance that depends on the proxy's seed, the connection's
@@ -244,6 +301,9 @@ func (l *link) pair(f *fault, d talker) [2]stage {
 	pair, ok := l.pairs[f.origin]
 	if !ok {
 		pair[0], pair[1] = d.converse(&f.hits, l.wake)
+		if fresh, ok := pair[0].(interface{ fresh() }); ok && l.up.received.Load()+l.down.received.Load() == 0 {
+			fresh.fresh()
+		}
 		if l.pairs == nil {
 			l.pairs = make(map[*origin][2]stage)
 		}
@@ -262,9 +322,12 @@ func (l *link) wake(s Stream) {
 }
 
 // forget drops what was decided of faults that are gone.
-func (l *link) forget(s *setup) {
+func (l *link) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	// As of now: a pump that still applies an older setup must not drop what the other
+	// has decided about a newer one. What is not in the newest is gone for good.
+	s := l.p.setup.Load()
 	for o := range l.struck {
 		if !s.has(o) {
 			delete(l.struck, o)
@@ -297,13 +360,16 @@ func (d *pump) run() {
 		if d.l.ctx.Err() != nil {
 			return
 		}
-		if d.flow.idle() {
+		if d.flow.idle() && !d.l.broken.Load() {
 			if !d.relay(pokes) {
 				return
 			}
 			continue
 		}
-		wake, cut := d.flow.step(d.l.p.now())
+		wake, cut := d.flow.step(d.l.p.now() + d.early)
+		if wake != never {
+			wake -= d.early
+		}
 		switch out := &d.flow.out; {
 		case cut != open:
 			d.l.end(cut)
@@ -312,9 +378,15 @@ func (d *pump) run() {
 			if !d.write(wake, pokes) {
 				return
 			}
+		case d.over:
+			// It stays as long as the other direction, for toxics that cut.
+			d.sleep(wake)
 		case out.end != open:
-			d.finish(out.end)
-			return
+			if (out.end != eof || d.l.broken.Load()) && d.lags(d.dst) {
+				d.sleep(min(wake, d.l.p.now()+moment))
+			} else if !d.finish(out.end) {
+				return
+			}
 		case !d.ended && !d.flow.entry().full():
 			d.read(wake, pokes)
 		default:
@@ -345,9 +417,12 @@ func (d *pump) adopt() {
 		switch t := f.Toxic.(type) {
 		case wire:
 			w.start = func() stage {
-				return t.start(start{now: d.l.p.now(), rand: d.l.rand(f, uint64(d.stream)), line: &f.line})
+				return t.start(start{now: d.l.p.now(), rand: d.l.rand(f, uint64(d.stream)), line: &f.lines[d.stream]})
 			}
 		case talker:
+			// What one of them answers in the server's place must not meet those that are
+			// between it and the server: the order of one direction is the reverse of the other's.
+			w.front = d.stream == Upstream
 			w.start = func() stage {
 				pair := d.l.pair(f, t)
 				if d.stream == Upstream {
@@ -358,11 +433,12 @@ func (d *pump) adopt() {
 		}
 		d.wants = append(d.wants, w)
 	}
+	d.flow.now = d.l.p.now()
 	if cut := d.flow.set(d.wants); cut != open {
 		d.l.end(cut)
 	}
 	clear(d.wants)
-	d.l.forget(s)
+	d.l.forget()
 }
 
 // relay moves bytes without toxics until something changes. It reports whether there is more to do.
@@ -402,7 +478,7 @@ func (d *pump) relay(pokes uint32) bool {
 		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			buf.release()
-			return d.abandon()
+			return d.abandon(err)
 		}
 		d.armed = true
 		rest := chunkOf(buf.b[sent:n], p.now())
@@ -456,7 +532,7 @@ func (d *pump) pour() (again, more bool) {
 				return false, true
 			default:
 				t.close()
-				return false, d.abandon()
+				return false, d.abandon(err)
 			}
 		}
 		if little {
@@ -483,19 +559,26 @@ func (d *pump) salvage(t *tube, n int) {
 
 // hear takes the error of a read. It reports whether there is more to do.
 func (d *pump) hear(err error) bool {
+	how := reset
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		d.armed = true
+		return true
 	case errors.Is(err, net.ErrClosed):
 		d.l.end(closing) // by us already, or by whoever gave us the connection
 		return false
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrClosedPipe):
-		d.ended = true
-		d.flow.entry().finish(eof, d.l.p.now())
-	default:
-		d.ended = true
-		d.flow.entry().finish(reset, d.l.p.now())
+		how = eof
+		if e, ok := d.src.(*end); ok && e.left() {
+			how = closing // by Close: there is nobody to whom an answer could go
+		}
+		if d.l.cutoff.Load() {
+			how = reset // the write that failed has eaten the error that would be here
+		}
 	}
+	d.ended = true
+	d.adopt()
+	d.flow.entry().finish(how, d.l.p.now())
 	return true
 }
 
@@ -532,8 +615,12 @@ func (d *pump) read(wake time.Duration, pokes uint32) {
 func (d *pump) write(wake time.Duration, pokes uint32) bool {
 	out := &d.flow.out
 	broken := d.l.broken.Load()
+	// A deadline that has passed would keep from writing though there is room, so a
+	// stage that wants to run this moment waits for the write, but not for long.
+	now := d.l.p.now()
+	wake = max(wake, now+moment)
 	if broken {
-		wake = min(wake, d.l.p.now()+linger)
+		wake = min(wake, now+linger)
 	}
 	d.armed = true
 	d.dst.SetWriteDeadline(d.l.p.clock(wake))
@@ -553,13 +640,13 @@ func (d *pump) write(wake time.Duration, pokes uint32) bool {
 			part.buf.release()
 		}
 	default:
-		return d.abandon()
+		return d.abandon(err)
 	}
 	if !broken || n > 0 {
 		d.stuck = 0
 		return true
 	}
-	now := d.l.p.now()
+	now = d.l.p.now()
 	if d.stuck == 0 {
 		d.stuck = now
 	}
@@ -588,48 +675,83 @@ func (d *pump) sleep(wake time.Duration) {
 	d.timer.Stop()
 }
 
-// finish passes the end of the stream on.
-func (d *pump) finish(how ending) {
+// finish passes the end of the stream on. It reports whether there is more to do.
+func (d *pump) finish(how ending) bool {
 	if how != eof {
 		d.l.end(how)
-		return
+		return false
 	}
-	if half, ok := d.dst.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite()
-		return
+	half, ok := d.dst.(interface{ CloseWrite() error })
+	if !ok {
+		d.l.end(closing) // there is no other way to say it
+		return false
 	}
-	d.l.end(closing) // there is no other way to say it
+	half.CloseWrite()
+	d.over = true
+	if !d.l.stop() {
+		return true
+	}
+	if d.l.broken.Load() {
+		d.l.end(reset)
+	} else {
+		d.l.end(closing)
+	}
+	return false
+}
+
+// lags reports whether the system still has bytes for c's peer, which a RST to it would
+// destroy, and so would a close while c has unread bytes. If the peer takes nothing for a
+// while, nobody waits for it.
+func (d *pump) lags(c net.Conn) bool {
+	n, now := unsent(c), d.l.p.now()
+	if n != d.lag.bytes {
+		d.lag = lag{n, now}
+	}
+	return n > 0 && now-d.lag.since < linger
 }
 
 // abandon is called when dst takes nothing more: it is gone, or said so by a RST. What it
 // sent before may still be on its way to src by the other pump, and a RST to src now
 // could destroy it. So this pump takes what src sends and drops it, as src's
 // own system would until it hears of the RST, and the other pump ends the link when it
-// has delivered everything, or makes no progress for a while.
-func (d *pump) abandon() bool {
+// has delivered everything, or makes no progress for a while; not this one, when src
+// has said everything and waits for the rest of the answer.
+func (d *pump) abandon(err error) bool {
 	d.flow.drop()
-	d.l.broken.Store(true)
-	d.l.mu.Lock()
-	alone := d.l.done > 0
-	d.l.mu.Unlock()
-	if alone {
-		d.l.end(reset)
-		return false
+	if errors.Is(err, syscall.ECONNRESET) {
+		d.l.cutoff.Store(true)
 	}
+	d.l.broken.Store(true)
+	last := d.l.stop()
 	if d.stream == Upstream {
 		d.l.down.poke()
 	} else {
 		d.l.up.poke()
 	}
-	for !d.ended && d.l.ctx.Err() == nil {
-		d.src.SetReadDeadline(time.Time{})
+	for d.l.ctx.Err() == nil {
+		until := never
+		if last {
+			if !d.lags(d.src) {
+				d.l.end(reset)
+				return false
+			}
+			until = d.l.p.now() + moment
+		}
+		if d.ended {
+			if !last {
+				return false // the other pump goes on
+			}
+			d.sleep(until)
+			continue
+		}
+		d.src.SetReadDeadline(d.l.p.clock(until))
 		buf, _, err := d.from.read()
 		switch {
 		case err == nil:
 			buf.release()
 		case errors.Is(err, os.ErrDeadlineExceeded):
 		default:
-			return false
+			d.ended = true
 		}
 	}
 	return false

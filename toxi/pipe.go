@@ -82,10 +82,10 @@ func (e *end) Read(b []byte) (int, error) {
 		switch {
 		case h.deaf:
 			return 0, opError("read", net.ErrClosed)
-		case h.reset:
-			return 0, opError("read", syscall.ECONNRESET)
 		case h.reading.passed():
 			return 0, opError("read", os.ErrDeadlineExceeded)
+		case h.reset && len(h.buf) == 0:
+			return 0, opError("read", syscall.ECONNRESET)
 		case len(h.buf) > 0:
 			n := copy(b, h.buf)
 			h.buf = h.buf[:copy(h.buf, h.buf[n:])]
@@ -153,16 +153,24 @@ func (e *end) Close() error {
 	return nil
 }
 
+// left reports whether the other end is closed, and not only done with writing.
+func (e *end) left() bool {
+	e.out.mu.Lock()
+	defer e.out.mu.Unlock()
+	return e.out.deaf
+}
+
 // CloseWrite says that there is no more to come; reading goes on.
 func (e *end) CloseWrite() error {
 	e.out.do(func() { e.out.ended = true })
 	return nil
 }
 
-// reset makes both ends fail as after a RST. What is left is lost.
+// reset makes both ends fail as after a RST. What is there already can be read, as it can on
+// Linux: it would be chance otherwise whether the reader was quicker.
 func (e *end) reset() {
 	for _, h := range []*half{e.in, e.out} {
-		h.do(func() { h.reset, h.buf = true, nil })
+		h.do(func() { h.reset = true })
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -95,7 +96,7 @@ type Proxy struct {
 	gone       [2]Bytes // of connections that are closed, by direction
 
 	tubes   tubes
-	running sync.WaitGroup // a count for each link and for the gate
+	running sync.WaitGroup // a count for each link
 }
 
 // setup is all that strikes, as it was set at once.
@@ -112,10 +113,10 @@ type fault struct {
 
 // origin is what stays of a fault when it is updated.
 type origin struct {
-	hash uint64       // of the name
-	born uint64       // number of the last connection before it
-	line line         // of a shared bandwidth
-	hits atomic.Int64 // matches of a fault that counts
+	hash  uint64       // of the name
+	born  uint64       // number of the last connection before it
+	lines [2]line      // of a shared bandwidth, by direction
+	hits  atomic.Int64 // matches of a fault that counts
 }
 
 func (s *setup) has(o *origin) bool {
@@ -358,10 +359,22 @@ func (p *Proxy) Faults() []Fault {
 // listener, for connections that are there, in this order, so that nobody slips between.
 func (p *Proxy) change(edit func([]*fault) (faults []*fault, name string, err error), added bool) error {
 	p.control.Lock()
-	name, err := p.changeLocked(edit)
+	now, name, links, err := p.changeLocked(edit)
 	p.control.Unlock()
 	if name == "" {
 		return err
+	}
+	if i := index(now, name); added && i >= 0 {
+		// What resets at once does so before it can be removed again, and also those who
+		// wait for the upstream. Any other toxic may come and go unseen by a
+		// connection on which nothing happens meanwhile.
+		if t, ok := now[i].Toxic.(ResetPeer); ok && t.After == 0 {
+			for _, l := range links {
+				if l.strikes(now[i]) {
+					l.end(reset)
+				}
+			}
+		}
 	}
 	p.opts.Logger.Debug("toxi: changed", "proxy", p.name, "fault", name, "added", added)
 	if p.opts.Hooks.Changed != nil {
@@ -370,14 +383,15 @@ func (p *Proxy) change(edit func([]*fault) (faults []*fault, name string, err er
 	return err
 }
 
-func (p *Proxy) changeLocked(edit func([]*fault) ([]*fault, string, error)) (name string, err error) {
+// changeLocked returns the faults that hold now, and the connections that were there.
+func (p *Proxy) changeLocked(edit func([]*fault) ([]*fault, string, error)) (faults []*fault, name string, links []*link, err error) {
 	if p.ctx.Err() != nil {
-		return "", fmt.Errorf("%w: %s", ErrClosed, p.name)
+		return nil, "", nil, fmt.Errorf("%w: %s", ErrClosed, p.name)
 	}
 	old := p.setup.Load()
-	faults, name, err := edit(slices.Clone(old.faults))
+	faults, name, err = edit(slices.Clone(old.faults))
 	if err != nil {
-		return "", err
+		return nil, "", nil, err
 	}
 	new := &setup{faults: faults, changed: make(chan struct{})}
 	p.setup.Store(new)
@@ -386,14 +400,15 @@ func (p *Proxy) changeLocked(edit func([]*fault) ([]*fault, string, error)) (nam
 		err = p.gate.set(new.stance())
 	}
 	down := new.stance() == refusing
-	for _, l := range p.all() {
+	links = p.all()
+	for _, l := range links {
 		if down {
 			l.end(closing)
 		} else {
 			l.poke()
 		}
 	}
-	return name, err
+	return faults, name, links, err
 }
 
 // all returns the links that are open.
@@ -431,8 +446,13 @@ func (p *Proxy) admit(client net.Conn) (*link, error) {
 
 // serve carries a link to the upstream.
 func (p *Proxy) serve(l *link) {
+	held := true
+	defer func() {
+		if held { // also if a function of the user's has ended the goroutine
+			p.leave(l)
+		}
+	}()
 	if !p.hold(l) {
-		p.leave(l)
 		return
 	}
 	timer := time.AfterFunc(p.opts.DialTimeout, func() { l.cancel(errDialTimeout) })
@@ -444,9 +464,9 @@ func (p *Proxy) serve(l *link) {
 	}
 	if err != nil {
 		p.failed(l, err)
-		p.leave(l)
 		return
 	}
+	held = false
 	l.run(server)
 }
 
@@ -498,23 +518,22 @@ func (p *Proxy) hold(l *link) bool {
 				delay += t.Delay
 			}
 		}
-		var due <-chan time.Time
-		if !hang {
-			left := delay - time.Since(l.info.Opened)
-			if left <= 0 {
-				return true
-			}
-			timer := time.NewTimer(left)
-			defer timer.Stop()
-			due = timer.C
-		}
-		select {
-		case <-due:
+		left := delay - time.Since(l.info.Opened)
+		switch {
+		case hang:
+			left = longest
+		case left <= 0:
 			return true
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-timer.C:
 		case <-s.changed:
 		case <-l.ctx.Done():
+			timer.Stop()
 			return false
 		}
+		timer.Stop()
 	}
 }
 
@@ -557,7 +576,7 @@ func (p *Proxy) Dial(ctx context.Context) (net.Conn, error) {
 			return nil, &net.OpError{Op: "dial", Net: "toxi", Err: context.Cause(ctx)}
 		}
 	}
-	server, err := p.dial(ctx)
+	server, err := p.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -572,6 +591,23 @@ func (p *Proxy) Dial(ctx context.Context) (net.Conn, error) {
 	}
 	go p.carry(l, server)
 	return near, nil
+}
+
+// reach dials the upstream for Dial: until ctx ends, the DialTimeout, or the proxy is
+// closed.
+func (p *Proxy) reach(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.opts.DialTimeout, errDialTimeout)
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	server, err := p.dial(ctx)
+	switch {
+	case err == nil:
+	case p.ctx.Err() != nil:
+		err = fmt.Errorf("%w: %s", ErrClosed, p.name)
+	case context.Cause(ctx) == errDialTimeout:
+		err = &net.OpError{Op: "dial", Net: "toxi", Err: os.ErrDeadlineExceeded}
+	}
+	return server, err
 }
 
 // Wrap puts the proxy, and what strikes it, between the caller and a connection that
@@ -590,12 +626,17 @@ func (p *Proxy) Wrap(server net.Conn) net.Conn {
 
 // carry is serve for a link whose upstream is there.
 func (p *Proxy) carry(l *link, server net.Conn) {
-	if !p.hold(l) {
-		shut(server, closing)
-		p.leave(l)
-		return
+	held := true
+	defer func() {
+		if held {
+			shut(server, closing)
+			p.leave(l)
+		}
+	}()
+	if p.hold(l) {
+		held = false
+		l.run(server)
 	}
-	l.run(server)
 }
 
 // Conns are the connections that are open, the oldest first.

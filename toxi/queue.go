@@ -102,6 +102,9 @@ const perChunk = 128
 
 func (q *queue) empty() bool { return q.head == len(q.chunks) }
 
+// bytes are the bytes that wait.
+func (q *queue) bytes() int { return q.size - perChunk*(len(q.chunks)-q.head) }
+
 // full reports that no more should be pushed. It may be overrun by what a toxic that
 // is removed leaves, and by a chunk.
 func (q *queue) full() bool { return q.size >= q.room }
@@ -109,7 +112,13 @@ func (q *queue) full() bool { return q.size >= q.room }
 // front is the first chunk; the queue isn't empty.
 func (q *queue) front() *chunk { return &q.chunks[q.head] }
 
+// push puts c behind what waits. Behind an end there is no place: what a toxic that cut
+// the stream has not dropped by the time it is removed, has no sense without what it has.
 func (q *queue) push(c chunk) {
+	if q.end != open {
+		c.buf.release()
+		return
+	}
 	if q.head > 0 && len(q.chunks) == cap(q.chunks) {
 		n := copy(q.chunks, q.chunks[q.head:])
 		clear(q.chunks[n:])

@@ -12,14 +12,23 @@ import (
 // newReader returns what reads from c: if it is a socket, without holding a buffer
 // while there is nothing to read, so that idle connections cost next to nothing.
 func newReader(c net.Conn) reader {
-	if sc, ok := c.(syscall.Conn); ok {
-		if raw, err := sc.SyscallConn(); err == nil {
-			r := &socketReader{raw: raw}
-			r.try = r.attempt
-			return r
-		}
+	// By type: what embeds a socket is a syscall.Conn too, but may have a Read of its own.
+	var sc syscall.Conn
+	switch c := c.(type) {
+	case *net.TCPConn:
+		sc = c
+	case *net.UnixConn:
+		sc = c
+	default:
+		return connReader{c}
 	}
-	return connReader{c}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return connReader{c}
+	}
+	r := &socketReader{raw: raw}
+	r.try = r.attempt
+	return r
 }
 
 type socketReader struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"time"
 )
 
@@ -86,6 +87,9 @@ func (f Fault) problems() []string {
 	if f.Toxic == nil {
 		return []string{"Toxic is nil, want the toxic that strikes"}
 	}
+	if p := stranger(f.Toxic); p != "" {
+		return []string{"Toxic " + p}
+	}
 	if _, ok := f.Toxic.(Fault); ok {
 		return []string{"Toxic is a Fault, want the toxic itself"}
 	}
@@ -116,6 +120,9 @@ func place(t Toxic) (Fault, error) {
 	if t == nil {
 		return Fault{}, errors.New("toxi: the toxic is nil")
 	}
+	if p := stranger(t); p != "" {
+		return Fault{}, errors.New("toxi: the toxic " + p)
+	}
 	f, ok := t.(Fault)
 	if !ok {
 		f = Fault{Toxic: t}
@@ -125,7 +132,7 @@ func place(t Toxic) (Fault, error) {
 		return f, nil
 	}
 	name := f.Name
-	if name == "" && f.Toxic != nil {
+	if name == "" && f.Toxic != nil && stranger(f.Toxic) == "" && reflect.TypeOf(f.Toxic) != faultType {
 		name = f.Toxic.kind()
 	}
 	var errs []error
@@ -133,6 +140,22 @@ func place(t Toxic) (Fault, error) {
 		errs = append(errs, errors.New(p))
 	}
 	return Fault{}, fmt.Errorf("toxi: toxic %s: %w", cmp.Or(name, "(none)"), errors.Join(errs...))
+}
+
+var faultType = reflect.TypeFor[Fault]()
+
+// stranger says what is wrong with a Toxic that is none of this package's types. Pointers to
+// these, and structs that embed them, have their methods and so pass the compiler,
+// but a switch over the types doesn't know them.
+func stranger(t Toxic) string {
+	is := reflect.TypeOf(t)
+	if is.Kind() == reflect.Struct && is.PkgPath() == faultType.PkgPath() {
+		return ""
+	}
+	if is.Kind() == reflect.Pointer && is.Elem().PkgPath() == faultType.PkgPath() {
+		return fmt.Sprintf("is a pointer, want a %v itself", is.Elem())
+	}
+	return fmt.Sprintf("is a %v, want one of package toxi", is)
 }
 
 // fraction is the share of connections that f strikes.

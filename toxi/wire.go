@@ -119,23 +119,22 @@ func (s *packetLoss) leave() ending  { return open }
 func (s *packetLoss) room() int      { return largeRoom }
 
 func (t Bandwidth) start(s start) stage {
-	b := &bandwidth{t: t, shared: s.line, line: &line{}}
-	if t.Shared {
-		b.line = s.line
-	}
-	return b
+	return &bandwidth{t: t, shared: s.line}
 }
 
 type bandwidth struct {
-	t      Bandwidth
-	shared *line
-	line   *line
-	booked int           // bytes of the first chunk that are on the line
-	done   time.Duration // when they have left it
+	t       Bandwidth
+	own     line
+	shared  *line
+	changed bool          // and nothing is booked since
+	booked  int           // bytes at the front that are on the line
+	done    time.Duration // when they have left it
 }
 
 const (
-	// The line is booked in pieces of this time, so that bytes leave it evenly.
+	// The line is booked in pieces of this time, so that bytes leave it evenly and everybody
+	// who shares it has his turn. A piece is made of as many chunks as it takes: who
+	// writes little at a time gets no less.
 	bandwidthPiece = 5 * time.Millisecond
 	// A machine that was late by no more than this catches up.
 	bandwidthLate = 100 * time.Millisecond
@@ -148,45 +147,63 @@ func (s *bandwidth) step(now time.Duration, in, out *queue) (time.Duration, endi
 		}
 		if s.booked == 0 {
 			most := max(1, int(min(s.t.Rate/int64(time.Second/bandwidthPiece), math.MaxInt32)))
-			s.booked = min(len(in.front().b), most)
-			s.done = s.line.book(max(in.front().at, now-bandwidthLate), s.booked, s.t.Rate)
+			s.booked = min(in.bytes(), most)
+			from := max(in.front().at, now-bandwidthLate)
+			if s.changed {
+				// What the old rate held back is not what a late machine has to catch up.
+				s.changed, from = false, now
+			}
+			s.done = s.line().book(now, from, s.booked, s.t.Rate)
 		}
 		if s.done > now {
 			return s.done, open
 		}
-		in.pass(s.booked, out, s.done)
-		s.booked = 0
+		n := min(s.booked, len(in.front().b))
+		in.pass(n, out, s.done)
+		s.booked -= n
 	}
-	in.passEnd(out, in.endAt)
+	in.passEnd(out, max(in.endAt, s.done))
 	return never, open
 }
 
-func (s *bandwidth) update(t Toxic) {
-	new := t.(Bandwidth)
-	if new == s.t {
-		return
+func (s *bandwidth) line() *line {
+	if s.t.Shared {
+		return s.shared
 	}
-	s.t, s.booked = new, 0
-	if new.Shared {
-		s.line = s.shared
-	} else {
-		s.line = &line{}
+	return &s.own
+}
+
+func (s *bandwidth) update(t Toxic) {
+	if t := t.(Bandwidth); t != s.t {
+		// What is booked and has not left is booked again at the new rate.
+		s.t, s.booked, s.changed = t, 0, true
 	}
 }
 
 func (s *bandwidth) leave() ending { return open }
-func (s *bandwidth) room() int     { return smallRoom }
+
+// room is what passes in the time by which a machine may be late: it can catch up only
+// with what is here already.
+func (s *bandwidth) room() int {
+	return int(min(max(s.t.Rate/int64(time.Second/bandwidthLate), smallRoom), largeRoom/8))
+}
 
 // A line is what bytes leave one after the other.
 type line struct {
 	mu   sync.Mutex
+	rate int64
 	free time.Duration // when the last byte that is booked has left it
 }
 
 // book puts n bytes on the line, not before at, and returns when they have left it.
-func (l *line) book(at time.Duration, n int, rate int64) time.Duration {
+func (l *line) book(now, at time.Duration, n int, rate int64) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.rate != rate {
+		// Whoever has booked at the old rate books again. At 1 B/s a hundred connections
+		// have booked a hundred seconds; nobody shall wait for these.
+		l.rate, l.free = rate, min(l.free, now)
+	}
 	l.free = max(l.free, at) + time.Duration(float64(n)/float64(rate)*float64(time.Second))
 	return l.free
 }
@@ -273,7 +290,13 @@ func (s *slicer) step(now time.Duration, in, out *queue) (time.Duration, ending)
 		in.pass(s.t.Size-s.t.Variation+s.rand.IntN(2*s.t.Variation+1), out, due)
 		s.next = due + s.t.Delay
 	}
-	in.passEnd(out, max(in.endAt, s.next))
+	if in.empty() && in.end != open {
+		due := max(in.endAt, s.next)
+		if due > now {
+			return due, open
+		}
+		in.passEnd(out, due)
+	}
 	return never, open
 }
 
@@ -290,7 +313,7 @@ type limitData struct {
 
 func (s *limitData) step(now time.Duration, in, out *queue) (time.Duration, ending) {
 	for !in.empty() && !out.full() && s.passed < s.t.Bytes {
-		s.passed += passSome(in, out, s.t.Bytes-s.passed)
+		s.passed += passSome(in, out, s.t.Bytes-s.passed, 0)
 	}
 	switch {
 	case s.passed < s.t.Bytes:
@@ -304,10 +327,11 @@ func (s *limitData) step(now time.Duration, in, out *queue) (time.Duration, endi
 	return never, open
 }
 
-// passSome moves at most n bytes of the first chunk, and says how many.
-func passSome(in, out *queue, n int64) int64 {
+// passSome moves at most n bytes of the first chunk, and says how many. They come to out
+// when they came to in, but not before since.
+func passSome(in, out *queue, n int64, since time.Duration) int64 {
 	n = min(n, int64(len(in.front().b)))
-	in.pass(int(n), out, in.front().at)
+	in.pass(int(n), out, max(in.front().at, since))
 	return n
 }
 
@@ -345,7 +369,8 @@ type corrupt struct {
 func (s *corrupt) draw() {
 	s.skip = 0
 	if s.t.Rate < 1 {
-		s.skip = math.Floor(math.Log(1-s.rand.Float64()) / math.Log(1-s.t.Rate))
+		// Log1p: 1-Rate is 1 for rates under 1e-16, and its logarithm no divisor.
+		s.skip = math.Floor(math.Log1p(-s.rand.Float64()) / math.Log1p(-s.t.Rate))
 	}
 }
 
@@ -380,30 +405,37 @@ type stall struct {
 	t      Stall
 	begun  time.Duration
 	passed int64
+	held   bool          // it lets nothing pass
+	since  time.Duration // when it last began to let something pass
 }
 
 func (s *stall) step(now time.Duration, in, out *queue) (time.Duration, ending) {
-	if s.t.After == 0 && s.t.Bytes == 0 {
-		return never, open
-	}
 	wake := never
 	if s.t.After > 0 {
-		if wake = s.begun + s.t.After; wake <= now {
-			return never, open
-		}
+		wake = s.begun + s.t.After
 	}
-	for !in.empty() && !out.full() {
+	if wake <= now || s.t.After == 0 && s.t.Bytes == 0 {
+		s.held = true
+		return never, open
+	}
+	for s.t.Bytes == 0 || s.passed < s.t.Bytes {
+		if s.held {
+			s.held, s.since = false, now // by an update
+		}
+		if in.empty() {
+			in.passEnd(out, max(in.endAt, s.since))
+			return wake, open
+		}
+		if out.full() {
+			return wake, open
+		}
 		most := int64(math.MaxInt64)
 		if s.t.Bytes > 0 {
-			if most = s.t.Bytes - s.passed; most <= 0 {
-				return wake, open
-			}
+			most = s.t.Bytes - s.passed
 		}
-		s.passed += passSome(in, out, most)
+		s.passed += passSome(in, out, most, s.since)
 	}
-	if s.t.Bytes == 0 || s.passed < s.t.Bytes {
-		in.passEnd(out, in.endAt)
-	}
+	s.held = true
 	return wake, open
 }
 
@@ -437,7 +469,7 @@ func (s *cut) step(now time.Duration, in, out *queue) (time.Duration, ending) {
 				break
 			}
 		}
-		s.passed += passSome(in, out, most)
+		s.passed += passSome(in, out, most, 0)
 	}
 	if s.t.Bytes > 0 && s.passed >= s.t.Bytes {
 		in.drop()

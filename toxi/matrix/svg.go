@@ -13,13 +13,15 @@ import (
 // letters are taken to be as wide as wide ones are.
 const (
 	svgMargin = 20.0
-	svgTop    = 62.0 // of the title and what it says
-	svgHead   = 52.0 // of the dependencies and their faults
-	svgCell   = 40.0 // the height of a cell
-	svgGap    = 4.0  // between cells
-	svgGroup  = 14.0 // between dependencies, in addition
-	svgLetter = 7.2  // the width of a letter at 13 px
-	svgSymbol = 33.0 // what a cell needs besides its word
+	svgTop    = 62.0   // of the title and what it says
+	svgHead   = 52.0   // of the dependencies and their faults
+	svgCell   = 40.0   // the height of a cell
+	svgGap    = 4.0    // between cells
+	svgGroup  = 14.0   // between dependencies, in addition
+	svgLetter = 7.2    // the width of a letter at 13 px
+	svgSymbol = 33.0   // what a cell needs besides its word
+	svgMost   = 1400.0 // a picture that would be wider has symbols only, in cells of
+	svgDense  = 30.0   // this width
 	svgLegend = 48.0
 )
 
@@ -57,22 +59,39 @@ func (r *Report) WriteSVG(w io.Writer) error {
 	side = min(side, 250) + 18
 	lefts := map[Column]float64{} // where columns begin
 	widths := map[Column]float64{}
+	head := svgHead
 	x := svgMargin + side
-	for _, g := range groups {
-		for _, c := range g.Columns {
-			// Wide enough for every outcome: another one doesn't move the rest.
-			widths[c] = width(OutcomeDegraded.String()) + svgSymbol
-			for _, row := range r.Rows {
-				if cell := r.Cell(row.Section, c.Dependency, c.Fault); cell != nil {
-					word, instead := cell.brief()
-					widths[c] = max(widths[c], max(width(word), width(instead)*11/13)+svgSymbol)
+	// With words in the cells if there is room for them.
+	dense := false
+	place := func() {
+		for _, g := range groups {
+			for _, c := range g.Columns {
+				if dense {
+					widths[c] = svgDense
+				} else {
+					// Wide enough for every outcome: another one doesn't move the rest.
+					widths[c] = max(width(OutcomeDegraded.String())+svgSymbol, width(c.Fault)+16)
+					for _, row := range r.Rows {
+						if cell := r.Cell(row.Section, c.Dependency, c.Fault); cell != nil {
+							word, instead := cell.brief()
+							widths[c] = max(widths[c], max(width(word), width(instead)*11/13)+svgSymbol)
+						}
+					}
 				}
+				widths[c] = max(widths[c], (width(c.Dependency)+16)/float64(len(g.Columns)))
+				lefts[c] = x
+				x += widths[c] + svgGap
 			}
-			widths[c] = max(widths[c], width(c.Fault)+16, (width(c.Dependency)+16)/float64(len(g.Columns)))
-			lefts[c] = x
-			x += widths[c] + svgGap
+			x += svgGroup
 		}
-		x += svgGroup
+	}
+	place()
+	if x > svgMost {
+		dense, x = true, svgMargin+side
+		place()
+		for _, c := range r.Columns {
+			head = max(head, 44+width(c.Fault)*12/13)
+		}
 	}
 	// The legend may be wider than a small matrix.
 	legend := svgMargin
@@ -80,7 +99,7 @@ func (r *Report) WriteSVG(w io.Writer) error {
 		legend += 24 + width(o.String()+": "+o.short())*12/13
 	}
 	full := max(x-svgGap-svgGroup, width(r.Name+": "+svgTitle)*17/13+svgMargin, legend) + svgMargin
-	high := svgTop + svgHead + float64(len(r.Rows))*(svgCell+svgGap) + svgLegend
+	high := svgTop + head + float64(len(r.Rows))*(svgCell+svgGap) + svgLegend
 
 	var b bytes.Buffer
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
@@ -96,10 +115,15 @@ func (r *Report) WriteSVG(w io.Writer) error {
 		p(`  <rect class="group" x="%.1f" y="%.0f" width="%.1f" height="22" rx="6"/><text class="strong" x="%.1f" y="%.0f" text-anchor="middle">%s</text>`+"\n",
 			lefts[first], svgTop+4, span, lefts[first]+span/2, svgTop+19, text(g.Dependency))
 		for _, c := range g.Columns {
+			if dense { // from the cells upwards
+				across, up := lefts[c]+widths[c]/2+4, svgTop+head-8
+				p(`  <text class="soft" x="%.1f" y="%.1f" transform="rotate(-90 %.1f %.1f)">%s</text>`+"\n", across, up, across, up, text(c.Fault))
+				continue
+			}
 			p(`  <text class="soft" x="%.1f" y="%.0f" text-anchor="middle">%s</text>`+"\n", lefts[c]+widths[c]/2, svgTop+43, text(c.Fault))
 		}
 	}
-	y := svgTop + svgHead
+	y := svgTop + head
 	for _, row := range r.Rows {
 		p(`  <text class="strong" x="%.0f" y="%.0f">%s</text><text class="soft" x="%.0f" y="%.0f">%s</text>`+"\n",
 			svgMargin, y+17, text(clip(row.Section)), svgMargin, y+33, text(clip(row.Owner)))
@@ -110,6 +134,10 @@ func (r *Report) WriteSVG(w io.Writer) error {
 				continue
 			}
 			p(`  <g class="%s"><rect x="%.1f" y="%.0f" width="%.1f" height="%.0f" rx="7"/>`, cell.class(), lefts[c], y, widths[c], svgCell)
+			if dense {
+				p(`%s</g>`+"\n", cell.shape().at(lefts[c]+widths[c]/2, y+svgCell/2))
+				continue
+			}
 			word, instead := cell.brief()
 			p(`%s`, cell.shape().at(lefts[c]+14, y+svgCell/2))
 			if instead == "" {

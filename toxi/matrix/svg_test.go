@@ -67,3 +67,25 @@ func TestThePictureAndTheDocumentHaveNoTimesOfTheirOwn(t *testing.T) {
 		t.Error("the documents differ")
 	}
 }
+
+// A README shows a picture no wider than its column: at twice that, words can't be
+// read any more, and symbols can.
+func TestAWidePictureHasSymbolsWithoutWords(t *testing.T) {
+	t.Parallel()
+	r := &matrix.Report{Name: "wide", Rows: []matrix.Row{{Section: "cart"}}}
+	for _, dependency := range []string{"mysql", "redis", "memcached", "search", "master"} {
+		for _, fault := range []string{"down", "slow", "flapping", "reset", "hung"} {
+			r.Columns = append(r.Columns, matrix.Column{Dependency: dependency, Fault: fault})
+			r.Cells = append(r.Cells, matrix.Cell{Section: "cart", Dependency: dependency, Fault: fault,
+				State: matrix.StatePassed, Expected: matrix.OutcomeDegraded, Got: matrix.OutcomeDegraded})
+		}
+	}
+	picture := checkSVG(t, r)
+	if strings.Contains(picture, ">degraded</text>") || !strings.Contains(picture, "rotate(-90") {
+		t.Errorf("want symbols in the cells, and faults upwards:\n%s", picture)
+	}
+	r.Columns, r.Cells = r.Columns[:5], r.Cells[:5]
+	if picture := checkSVG(t, r); !strings.Contains(picture, ">degraded</text>") {
+		t.Errorf("want words in the cells of a small picture:\n%s", picture)
+	}
+}

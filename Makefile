@@ -62,6 +62,10 @@ bench: setup ## run all benchmarks, or those that match BENCH=regexp
 bench-routing: ## look-up, refresh, signature, and a routed request beside httputil's
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./routing/... ./internal/signature
 
+.PHONY: bench-toxi
+bench-toxi: ## a proxy without and with toxics, beside io.Copy and Toxiproxy, in turns
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m ./toxi/peer/...
+
 .PHONY: spec
 spec: ## check the models of the protocols (there are none yet)
 	@echo 'no specs yet'

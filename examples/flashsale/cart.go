@@ -44,10 +44,23 @@ func (s *store) addToCart(w http.ResponseWriter, r *http.Request) {
 		_, err = pipe.Exec(r.Context())
 	}
 	if err != nil {
-		s.fail(w, r, err)
+		s.cartAway(w, r, err, map[string]string{strconv.FormatInt(product, 10): "1"})
 		return
 	}
 	http.Redirect(w, r, "/cart", http.StatusSeeOther)
+}
+
+// cartAway answers instead of the cart when Redis doesn't. What the buyer wanted to
+// add can be bought from this page: a checkout asks no cart.
+func (s *store) cartAway(w http.ResponseWriter, r *http.Request, err error, wanted map[string]string) {
+	s.log.Warn("the cart is away", "shop", shopOf(r.Context()), "err", err)
+	p := page{Title: "Your cart is away for a moment", Notice: "Please look again in a minute. You can order without it."}
+	if p.Lines, err = s.priced(r, wanted); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	p.offer()
+	s.send(w, r, p)
 }
 
 // cart shows what is in the cart.
@@ -61,7 +74,7 @@ func (s *store) cart(w http.ResponseWriter, r *http.Request) {
 		}
 		in, err := carts.HGetAll(r.Context(), key).Result()
 		if err != nil {
-			s.fail(w, r, err)
+			s.cartAway(w, r, err, nil)
 			return
 		}
 		if p.Lines, err = s.priced(r, in); err != nil {
@@ -69,11 +82,20 @@ func (s *store) cart(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	p.offer()
+	w.Header().Set("Cart-Lines", strconv.Itoa(len(p.Lines)))
+	s.send(w, r, p)
+}
+
+// offer adds what the lines cost, and a button that buys them.
+func (p *page) offer() {
+	if len(p.Lines) == 0 {
+		return
+	}
 	for _, l := range p.Lines {
 		p.Total += l.Quantity * l.Cents
 	}
-	w.Header().Set("Cart-Lines", strconv.Itoa(len(p.Lines)))
-	s.send(w, r, p)
+	p.Token = newToken()
 }
 
 // priced adds titles and prices to what is in a cart.

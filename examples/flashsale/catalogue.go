@@ -7,13 +7,26 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
 )
 
-// cachedFor is how long a rendered page stays in the pod's memcached. In a sale
-// a second is thousands of views.
-const cachedFor = 2 // seconds, as memcached counts
+const (
+	// freshFor is how long a rendered page is as good as a new one. In a sale a second is
+	// thousands of views.
+	freshFor = 2 * time.Second
+
+	// keptFor is how long it stays in the pod's memcached: an old page is better than
+	// none, while the database makes no new ones.
+	keptFor = 600 // seconds, as memcached counts
+
+	// renewedWithin is how long the database has for a new page if there is an old one.
+	renewedWithin = time.Second
+)
+
+// staleNotice is what an old page says more.
+const staleNotice = "<p>This page is from a while ago. Prices are checked when you order.</p>\n"
 
 func (s *store) home(w http.ResponseWriter, r *http.Request) {
 	s.cached(w, r, "home", func(ctx context.Context) (page, error) {
@@ -44,7 +57,8 @@ func (s *store) catalogue(w http.ResponseWriter, r *http.Request) {
 }
 
 // cached answers with the page under key in the pod's memcached, and makes it
-// when it is not there. Without memcached pages are made each time.
+// when it is not there or not fresh. Without memcached pages are made each time;
+// without the database, an old one is better than none.
 func (s *store) cached(w http.ResponseWriter, r *http.Request, key string, build func(context.Context) (page, error)) {
 	ctx := r.Context()
 	key = fmt.Sprintf("shop/%d/%s", shopOf(ctx), key)
@@ -53,28 +67,50 @@ func (s *store) cached(w http.ResponseWriter, r *http.Request, key string, build
 		s.fail(w, r, err)
 		return
 	}
-	item, err := pages.Get(key)
-	if err == nil {
-		sendHTML(w, item.Value)
+	old, err := pages.Get(key)
+	away := err != nil && !errors.Is(err, memcache.ErrCacheMiss)
+	switch {
+	case err == nil && time.Since(renderedAt(old)) < freshFor:
+		sendHTML(w, old.Value)
+		return
+	case away:
+		s.log.Warn("read a cached page", "err", err)
+	}
+	html, err := renew(ctx, old, build)
+	switch {
+	case err != nil && old != nil:
+		s.log.Error("an old page has to do", "shop", shopOf(ctx), "path", r.URL.Path, "err", err)
+		sendHTML(w, append(old.Value, staleNotice...))
+		return
+	case err != nil:
+		s.fail(w, r, err)
 		return
 	}
-	if !errors.Is(err, memcache.ErrCacheMiss) {
-		s.log.Warn("read a cached page", "err", err)
+	// A cache that has just not answered is not asked again.
+	if !away {
+		item := &memcache.Item{Key: key, Value: html, Flags: uint32(time.Now().Unix()), Expiration: keptFor}
+		if err := pages.Set(item); err != nil {
+			s.log.Warn("cache a page", "err", err)
+		}
+	}
+	sendHTML(w, html)
+}
+
+// renderedAt returns when a cached page was made, which is what its flags say.
+func renderedAt(page *memcache.Item) time.Time { return time.Unix(int64(page.Flags), 0) }
+
+// renew makes a page. If there is an old one, that doesn't take long.
+func renew(ctx context.Context, old *memcache.Item, build func(context.Context) (page, error)) ([]byte, error) {
+	if old != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, renewedWithin)
+		defer cancel()
 	}
 	p, err := build(ctx)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return nil, err
 	}
-	html, err := p.render()
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
-	if err := pages.Set(&memcache.Item{Key: key, Value: html, Expiration: cachedFor}); err != nil {
-		s.log.Warn("cache a page", "err", err)
-	}
-	sendHTML(w, html)
+	return p.render()
 }
 
 // list returns products in their order.

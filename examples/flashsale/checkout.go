@@ -37,7 +37,7 @@ var errSoldOut = errors.New("sold out")
 //	303  placed, or had been placed before
 //	400  not an order
 //	409  a product is sold out; nothing was placed
-//	503  nothing was placed, as far as is known; ask again with the same token
+//	503  nothing was placed, or it says that nobody knows; ask again with the same token
 func (s *store) checkout(w http.ResponseWriter, r *http.Request) {
 	o, err := parseOrder(r)
 	if err != nil {
@@ -48,6 +48,8 @@ func (s *store) checkout(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case errors.Is(err, errSoldOut):
 		http.Error(w, "409: "+err.Error(), http.StatusConflict)
+	case errors.Is(err, podworks.ErrOutcomeUnknown):
+		s.sorry(w, r, err, "We don't know yet whether your order was placed. Please press the button again: it won't be placed twice.")
 	case err != nil:
 		s.fail(w, r, err)
 	default:
@@ -220,16 +222,21 @@ func take(ctx context.Context, tx *sharding.Tx, shop int64, l line, slots []slot
 
 // findOrder returns the id of the order with a token, or 0. It reads in a
 // transaction with the fence, so it asks the pod that has the shop, which a
-// plain read can't promise right after a move.
+// plain read can't promise right after a move. The transaction is rolled back: it has
+// written nothing, and the answer to a COMMIT may be just what doesn't come.
 func findOrder(ctx context.Context, scope *sharding.Scope, token string) (id int64, err error) {
+	errRead := errors.New("read")
 	err = scope.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
 		err := tx.QueryRowContext(ctx, `SELECT id FROM orders WHERE shop_id = ? AND token = ? LOCK IN SHARE MODE`, int64(scope.Shop()), token).Scan(&id)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
+		if err == nil || errors.Is(err, sql.ErrNoRows) {
+			return errRead
 		}
 		return err
 	})
-	return id, err
+	if errors.Is(err, errRead) {
+		return id, nil
+	}
+	return 0, err
 }
 
 // order shows a placed order. This process may not have heard yet that the shop

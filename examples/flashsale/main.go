@@ -31,6 +31,12 @@
 // A role ends when its standard input does, so nothing is left behind when the
 // conductor is killed.
 //
+// # When something breaks
+//
+// RESILIENCY.md says what users get of each part while each store is down, slow,
+// flapping, reset or hung, as TestResiliency finds it; RUNBOOK.md says what to look
+// at then.
+//
 // # What it does not show
 //
 // Carts live in the pod's Redis and are a convenience: those of a shop that moves

@@ -28,6 +28,13 @@ type platform struct {
 	log    *slog.Logger
 }
 
+// How long the application waits for what it can do without: the cart, for which there
+// is a page that says so, and the cache, behind which is the database.
+const (
+	cartAnswers  = 500 * time.Millisecond
+	cacheAnswers = 100 * time.Millisecond
+)
+
 // openPlatform returns the platform for a process, as user u. It does no I/O.
 func openPlatform(pl *plan, u user, conns int) (*platform, error) {
 	p := &platform{log: newLogger()}
@@ -52,18 +59,23 @@ func openPlatform(pl *plan, u user, conns int) (*platform, error) {
 	}
 	p.carts = sharding.NewPerPod(func(id podworks.PodID) (*redis.Client, error) {
 		return redis.NewClient(&redis.Options{
-			Network:               "unix",
 			Addr:                  pl.Servers.Pods[id].Redis,
 			ContextTimeoutEnabled: true,
-			MaxRetries:            -1, // the cart is not worth waiting for
 			DisableIdentity:       true,
+			// A cart is not worth waiting for, nor for a second try.
+			DialTimeout:   cartAnswers,
+			ReadTimeout:   cartAnswers,
+			WriteTimeout:  cartAnswers,
+			PoolTimeout:   cartAnswers,
+			DialerRetries: 1,
+			MaxRetries:    -1,
 			// Only managed servers announce their maintenance.
 			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		}), nil
 	})
 	p.pages = sharding.NewPerPod(func(id podworks.PodID) (*memcache.Client, error) {
 		c := memcache.New(pl.Servers.Pods[id].Memcached)
-		c.Timeout = 250 * time.Millisecond // the database is the fallback
+		c.Timeout = cacheAnswers
 		c.MaxIdleConns = conns
 		return c, nil
 	})

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -27,8 +28,11 @@ type servers struct {
 // podServers are the stores of one pod.
 type podServers struct {
 	MySQL     string // the driver's DSN, as root
-	Redis     string // a socket's path
-	Memcached string // a socket's path
+	Redis     string // a socket's path, or host:port
+	Memcached string // the same
+
+	// Known only to the process that started them.
+	mysql, redis, memcached *testcluster.Process
 }
 
 // The pods, and the region they are all in.
@@ -99,15 +103,15 @@ func startServers(ctx context.Context, family testcluster.Family) (*servers, err
 	for _, id := range []podworks.PodID{firstPod, secondPod} {
 		start(fmt.Sprintf("the database of pod %d", id), func() (func(), error) {
 			s, err := startMySQL(ctx, family, podDatabase)
-			return pod(id, func(at *podServers) { at.MySQL = s.DSN(podDatabase) }), err
+			return pod(id, func(at *podServers) { at.MySQL, at.mysql = s.DSN(podDatabase), s.Process }), err
 		})
 		start(fmt.Sprintf("the Redis of pod %d", id), func() (func(), error) {
 			s, err := testcluster.StartRedis(ctx, nil)
-			return pod(id, func(at *podServers) { at.Redis = s.Socket() }), err
+			return pod(id, func(at *podServers) { at.Redis, at.redis = s.Socket(), s.Process }), err
 		})
 		start(fmt.Sprintf("the memcached of pod %d", id), func() (func(), error) {
 			s, err := testcluster.StartMemcached(ctx, nil)
-			return pod(id, func(at *podServers) { at.Memcached = s.Socket() }), err
+			return pod(id, func(at *podServers) { at.Memcached, at.memcached = s.Socket(), s.Process }), err
 		})
 	}
 	wg.Wait()
@@ -154,6 +158,16 @@ const (
 	asAdmin user = "root"
 )
 
+// How long the application waits for a database. There is no statement of a shop's that
+// takes this long; of a COMMIT whose answer takes longer nobody knows what became. It
+// is less than a request may take, so that there is time left to look.
+//
+// Those who look after the databases wait for as long as it takes.
+const (
+	databaseConnects = time.Second
+	databaseAnswers  = 2 * time.Second
+)
+
 // config returns the driver's configuration for a DSN.
 func (u user) config(dsn string) (*mysql.Config, error) {
 	cfg, err := mysql.ParseDSN(dsn)
@@ -162,6 +176,9 @@ func (u user) config(dsn string) (*mysql.Config, error) {
 	}
 	cfg.User = string(u)
 	cfg.InterpolateParams = true // one round trip per statement
+	if u == asApp {
+		cfg.Timeout, cfg.ReadTimeout, cfg.WriteTimeout = databaseConnects, databaseAnswers, databaseAnswers
+	}
 	return cfg, nil
 }
 

@@ -26,7 +26,7 @@ func runStore(ctx context.Context, p *process) error {
 		return err
 	}
 	s := &store{platform: platform, ids: ids{process: p.Process}}
-	return serve(ctx, p, s.Middleware(s.routes()), platform.run)
+	return serve(ctx, p, inTime(s.Middleware(s.routes())), platform.run)
 }
 
 func (s *store) routes() http.Handler {
@@ -39,6 +39,22 @@ func (s *store) routes() http.Handler {
 	mux.HandleFunc("POST /checkout", s.checkout)
 	mux.HandleFunc("GET /orders/{token}", s.order)
 	return mux
+}
+
+// answerWithin is how long a request may take. Who is told a second before they would have
+// left that it didn't work can try again, and the request holds nothing up any
+// more.
+const answerWithin = patience - time.Second
+
+var errTooSlow = fmt.Errorf("the request was not answered within %v", answerWithin)
+
+// inTime ends the context of requests that take too long.
+func inTime(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeoutCause(r.Context(), answerWithin, errTooSlow)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
 }
 
 // serve answers requests on the listener from the conductor until ctx ends, and
@@ -73,10 +89,15 @@ func serve(ctx context.Context, p *process, h http.Handler, background func(cont
 
 // fail answers a request that failed for a reason that is not the buyer's.
 func (s *store) fail(w http.ResponseWriter, r *http.Request, err error) {
+	s.sorry(w, r, err, "Something broke. Please try again in a moment.")
+}
+
+// sorry is fail with a text for the buyer.
+func (s *store) sorry(w http.ResponseWriter, r *http.Request, err error, text string) {
 	route, _ := podworks.RouteFrom(r.Context())
 	s.log.Error("request failed", "shop", route.Shop, "method", r.Method, "path", r.URL.Path, "err", err)
 	w.Header().Set("Retry-After", "1")
-	http.Error(w, "503: Something broke. Please try again in a moment.", http.StatusServiceUnavailable)
+	http.Error(w, "503: "+text, http.StatusServiceUnavailable)
 }
 
 // rows runs a query on the pod of ctx's shop, and calls scan for each row.

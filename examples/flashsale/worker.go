@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/podworks/podworks"
 	"github.com/podworks/podworks/sharding"
 )
 
@@ -21,7 +23,7 @@ type workerNews struct {
 // A worker does the shops' jobs: it captures the payment of each order.
 type worker struct {
 	*platform
-	captured int64
+	captured atomic.Int64
 }
 
 const (
@@ -51,19 +53,11 @@ func runWorker(ctx context.Context, p *process) error {
 
 	p.tell(news{Ready: true})
 	shops := p.Settings.shops()
-	tick := time.NewTicker(jobsEvery)
-	defer tick.Stop()
-	for ctx.Err() == nil {
-		if _, err := w.round(background, shops); err != nil {
-			// The jobs are still there: the next round is the retry.
-			w.log.Warn("jobs failed", "err", err)
-		}
-		p.tell(news{Worker: &workerNews{Captured: w.captured}})
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-		}
+	var pods sync.WaitGroup
+	for pod := range p.Servers.Pods {
+		pods.Go(func() { w.work(ctx, background, p, pod, shops) })
 	}
+	pods.Wait()
 	drain, stop := context.WithTimeoutCause(background, drainLimit, errors.New("took too long"))
 	defer stop()
 	for {
@@ -72,10 +66,45 @@ func runWorker(ctx context.Context, p *process) error {
 		case err != nil:
 			return fmt.Errorf("do the jobs that were left: %w", err)
 		case n == 0:
-			p.tell(news{Worker: &workerNews{Captured: w.captured, Drained: true}})
+			p.tell(news{Worker: &workerNews{Captured: w.captured.Load(), Drained: true}})
 			return nil
 		}
 	}
+}
+
+// work does the jobs of the shops in a pod until ctx ends, in rounds on background.
+// Each pod has a loop of its own: when one doesn't answer, only its own shops wait.
+func (w *worker) work(ctx, background context.Context, p *process, pod podworks.PodID, shops []shop) {
+	tick := time.NewTicker(jobsEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		if _, err := w.round(background, w.in(background, pod, shops)); err != nil {
+			// The jobs are still there: the next round is the retry.
+			w.log.Warn("jobs failed", "pod", pod, "err", err)
+		}
+		p.tell(news{Worker: &workerNews{Captured: w.captured.Load()}})
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// in returns the shops that are in a pod now. One that has moved while its jobs are
+// done is done where it is.
+func (w *worker) in(ctx context.Context, pod podworks.PodID, shops []shop) []shop {
+	var here []shop
+	for _, sh := range shops {
+		route, err := w.Directory().Lookup(ctx, sh.id)
+		if err != nil {
+			w.log.Warn("a shop's jobs wait", "shop", sh.id, "err", err)
+			continue
+		}
+		if route.Pod == pod {
+			here = append(here, sh)
+		}
+	}
+	return here
 }
 
 // round does some jobs of each shop, and returns how many there were.
@@ -136,6 +165,6 @@ func (w *worker) capture(ctx context.Context, s *sharding.Scope) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	w.captured += int64(done)
+	w.captured.Add(int64(done))
 	return len(ids), nil
 }

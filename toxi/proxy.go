@@ -35,6 +35,8 @@ type Options struct {
 	// default is a free port of 127.0.0.1, or a socket in a new folder if
 	// the upstream is a unix socket.
 	Listen string
+	// Toxics are there from the first connection on, as if they had been added before.
+	Toxics []Toxic
 	// Seed decides everything that is left to chance. The default is random;
 	// [Proxy.Seed] tells it. The same seed strikes the same connections, counted in the
 	// order in which they were accepted.
@@ -164,6 +166,10 @@ func Listen(upstream string, opts *Options) (*Proxy, error) {
 		p.cancel()
 		return nil, err
 	}
+	if err := p.gate.set(p.setup.Load().stance()); err != nil {
+		p.Close()
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -186,6 +192,15 @@ func New(dial func(context.Context) (net.Conn, error), opts *Options) (*Proxy, e
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.setup.Store(&setup{changed: make(chan struct{})})
+	var errs []error
+	for _, t := range p.opts.Toxics {
+		_, err := p.Add(t)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		p.cancel()
+		return nil, err
+	}
 	return p, nil
 }
 

@@ -382,7 +382,8 @@ func TestAPipeOfTheNetPackageHasOnlyOneEnd(t *testing.T) {
 				t.Errorf("a trip takes %v, want 1s", got)
 			}
 		})
-		far.Close()
+		// It can't be told the end of one direction, so that is the end of both.
+		client.(*end).CloseWrite()
 		if _, err := client.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("the client reads %v, want the end", err)
 		}
@@ -576,6 +577,80 @@ func TestTheSameSeedGivesTheSameJitter(t *testing.T) {
 	if len(slices.Compact(first)) < 25 {
 		t.Errorf("connections and directions have the same jitter: %v", first)
 	}
+}
+
+func TestAnAnswerNobodyTakesDoesNotEndTheQuestion(t *testing.T) {
+	t.Parallel()
+	// The client reads no more, but what it says still reaches the server.
+	inBubble(t, nil, func(b *bubble) {
+		client, server := b.dial()
+		in := client.(*end).in
+		in.do(func() { in.deaf = true })
+		server.Write([]byte("answer"))
+		for _, s := range []string{"a", "b", "c"} {
+			time.Sleep(time.Second)
+			client.Write([]byte(s))
+			wantRead(t, server, s, nil)
+		}
+		client.(*end).CloseWrite()
+		if _, err := server.Read(make([]byte, 1)); err == nil {
+			t.Error("the server reads something")
+		}
+		synctest.Wait()
+		if got := b.p.Stats().Open; got != 0 {
+			t.Errorf("%d connections are open", got)
+		}
+	})
+}
+
+func TestRemovingATimeoutClosesTheConnection(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(b *bubble) {
+		client, server := b.dial()
+		remove := b.add(Timeout{})
+		server.Write([]byte("lost"))
+		time.Sleep(time.Hour)
+		remove()
+		for _, c := range []net.Conn{client, server} {
+			wantRead(t, c, "", io.EOF)
+		}
+	})
+}
+
+// A weary listener fails some times before it is closed.
+type weary struct {
+	net.Listener
+	fails int
+	times []time.Duration // between attempts
+	last  time.Time
+}
+
+func (w *weary) Accept() (net.Conn, error) {
+	w.times = append(w.times, time.Since(w.last))
+	w.last = time.Now()
+	if w.fails--; w.fails < 0 {
+		return nil, net.ErrClosed
+	}
+	return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+}
+
+func TestAcceptingGoesOnWhenTheSystemIsOutOfFiles(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(b *bubble) {
+		w := &weary{fails: 10, last: time.Now()}
+		b.p.accept(w, nil, make(chan struct{}))
+		want := []time.Duration{0, ms(5), ms(10), ms(20), ms(40), ms(80), ms(100), ms(100), ms(100), ms(100), ms(100)}
+		if !slices.Equal(w.times, want) {
+			t.Errorf("it tries after %v, want %v", w.times, want)
+		}
+		// Whoever stops it doesn't wait for its next attempt.
+		w = &weary{fails: 100, last: time.Now()}
+		stop := make(chan struct{})
+		began := time.Now()
+		go func() { time.Sleep(5010 * time.Millisecond); close(stop) }()
+		b.p.accept(w, nil, stop)
+		wantAfter(t, began, 5010*time.Millisecond)
+	})
 }
 
 func TestASideThatIsGoneIsNotWaitedForWhenTheOtherIsStuck(t *testing.T) {

@@ -203,7 +203,12 @@ func (s *Server) start(pl plan) (*state, error) {
 	if !pl.enabled {
 		return st, nil
 	}
+	toxics := make([]toxi.Toxic, len(pl.toxics))
+	for i, t := range pl.toxics {
+		toxics[i] = t.fault()
+	}
 	live, err := toxi.Listen(pl.upstream, &toxi.Options{
+		Toxics: toxics,
 		Name:   pl.name,
 		Listen: pl.listen,
 		Seed:   s.seedOf(pl.name),
@@ -211,11 +216,6 @@ func (s *Server) start(pl plan) (*state, error) {
 	})
 	if err != nil {
 		return nil, err
-	}
-	for _, t := range pl.toxics {
-		if _, err := live.Add(t.fault()); err != nil {
-			return nil, errors.Join(err, live.Close())
-		}
 	}
 	st.live = live
 	if !strings.HasPrefix(pl.listen, "unix:") { // what is behind it may look like something else

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podworks/podworks/internal/testcluster"
 	"github.com/podworks/podworks/toxi"
 	"github.com/podworks/podworks/toxi/toxitest"
 )
@@ -18,7 +19,7 @@ import (
 // way and looks at what a buyer sees.
 func TestWhenRedisIsDownCheckoutStillAnswers200(t *testing.T) {
 	t.Parallel()
-	redis := toxitest.New(t, startRedis(t)) // a proxy before it
+	redis := toxitest.New(t, startRedis(t)) // a real one, and a proxy before it
 	checkout := shop{redis: redis.Addr()}   // the shop connects to the proxy
 
 	const (
@@ -83,12 +84,18 @@ func (s shop) get(key string) (string, error) {
 	return in.Text(), nil
 }
 
-// startRedis starts as much of a Redis as this shop needs.
+// startRedis starts a Redis that knows what others have bought.
 func startRedis(t *testing.T) (addr string) {
 	t.Helper()
-	return serve(t, func(c net.Conn) {
-		for in := bufio.NewScanner(c); in.Scan(); {
-			fmt.Fprint(c, "$5\r\nsocks\r\n")
-		}
-	})
+	addr = testcluster.Redis(t, &testcluster.RedisOptions{TCP: true}).Addr()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "SET also-bought socks\r\n")
+	if line, err := bufio.NewReader(c).ReadString('\n'); line != "+OK\r\n" {
+		t.Fatalf("SET answers %q, %v, want +OK", line, err)
+	}
+	return addr
 }

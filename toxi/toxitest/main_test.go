@@ -7,11 +7,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/podworks/podworks/internal/testcluster"
 )
 
 // TestMain fails if goroutines of a proxy, or of a test, are left.
 func TestMain(m *testing.M) {
-	code := m.Run()
+	code := testcluster.Main(m)
 	if left := leaked(); code == 0 && left != "" {
 		fmt.Fprintln(os.Stderr, "goroutines that nobody waited for:\n"+left)
 		code = 1

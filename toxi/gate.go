@@ -37,7 +37,7 @@ type gate struct {
 	is     stance
 	ln     net.Listener // nil while refusing
 	loop   *loop        // nil if nobody accepts
-	filler net.Conn     // what fills the queue of connections while ignoring
+	filler *filler      // what fills the queue of connections while ignoring
 	failed error        // of the last attempt to listen again
 }
 
@@ -74,7 +74,7 @@ func listen(p *Proxy, addr, network string) (*gate, error) {
 		return nil, err
 	}
 	g.addr = g.ln.Addr().String()
-	g.start(g.ln, nil)
+	g.start(g.ln, "")
 	return g, nil
 }
 
@@ -142,7 +142,7 @@ func (g *gate) set(to stance) error {
 	if to == ignoring {
 		g.ignore()
 	} else if g.loop == nil {
-		g.start(g.ln, nil)
+		g.start(g.ln, "")
 	}
 	return nil
 }
@@ -157,15 +157,15 @@ func (g *gate) ignore() {
 	if g.network != "tcp" || backlog(g.ln, 0) != nil {
 		return // clients connect, and nothing follows
 	}
-	// If somebody waits in the queue already, ours is not answered.
-	g.filler, _ = net.DialTimeout(g.network, dialable(g.addr), 20*time.Millisecond)
+	g.filler = fill(g.ln)
 }
 
 // heed ends ignore.
 func (g *gate) heed(accept bool) {
-	skip := g.filler
-	if skip != nil {
-		skip.Close()
+	skip := ""
+	if g.filler != nil {
+		skip = g.filler.from
+		g.filler.close()
 		g.filler = nil
 	}
 	if !accept {
@@ -177,11 +177,7 @@ func (g *gate) heed(accept bool) {
 	if d, ok := g.ln.(interface{ SetDeadline(time.Time) error }); ok {
 		d.SetDeadline(time.Time{})
 	}
-	var addr net.Addr
-	if skip != nil {
-		addr = skip.LocalAddr()
-	}
-	g.start(g.ln, addr)
+	g.start(g.ln, skip)
 }
 
 // longQueue is cut by the system to what it allows.
@@ -194,15 +190,6 @@ func pause(ln net.Listener) {
 	}
 }
 
-// dialable is the address under which a listener on all addresses is reached.
-func dialable(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
-		return net.JoinHostPort("localhost", port)
-	}
-	return addr
-}
-
 // wait returns when the goroutine that accepts has ended.
 func (g *gate) wait() {
 	if g.loop != nil {
@@ -213,8 +200,8 @@ func (g *gate) wait() {
 }
 
 // start accepts connections from ln until it is closed or paused, but for the one
-// from skip.
-func (g *gate) start(ln net.Listener, skip net.Addr) {
+// from the address skip.
+func (g *gate) start(ln net.Listener, skip string) {
 	l := &loop{make(chan struct{}), make(chan struct{})}
 	g.loop = l
 	go func() {
@@ -223,7 +210,7 @@ func (g *gate) start(ln net.Listener, skip net.Addr) {
 	}()
 }
 
-func (p *Proxy) accept(ln net.Listener, skip net.Addr, stop chan struct{}) {
+func (p *Proxy) accept(ln net.Listener, skip string, stop chan struct{}) {
 	var wait time.Duration
 	for {
 		c, err := ln.Accept()
@@ -240,9 +227,9 @@ func (p *Proxy) accept(ln net.Listener, skip net.Addr, stop chan struct{}) {
 				return
 			}
 			continue
-		case skip != nil && c.RemoteAddr().String() == skip.String():
+		case skip != "" && c.RemoteAddr().String() == skip:
 			c.Close()
-			skip = nil
+			skip = ""
 			continue
 		}
 		wait = 0

@@ -371,3 +371,8 @@ func names(p *toxi.Proxy) string {
 	}
 	return fmt.Sprint(out)
 }
+
+// neverEnding is a reader of zeros.
+type neverEnding struct{}
+
+func (neverEnding) Read(b []byte) (int, error) { return len(b), nil }

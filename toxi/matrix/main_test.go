@@ -1,40 +1,11 @@
 package matrix_test
 
 import (
-	"fmt"
 	"os"
-	"runtime"
-	"strings"
 	"testing"
-	"time"
+
+	"github.com/podworks/podworks/internal/leak"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if left := leaked(); code == 0 && left != "" {
-		fmt.Fprintln(os.Stderr, "goroutines that nobody waited for:\n"+left)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// leaked returns the stacks of goroutines that a run left, or "". What has been
-// told to end gets some time for it.
-func leaked() (left string) {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for range 100 {
-		buf := make([]byte, 1<<20)
-		left = ""
-		for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-			if strings.Contains(stack, "toxi/matrix.") {
-				left += stack + "\n\n"
-			}
-		}
-		if left == "" {
-			return ""
-		}
-		<-tick.C
-	}
-	return left
-}
+// TestMain fails if goroutines of a run are left.
+func TestMain(m *testing.M) { os.Exit(leak.Check(m.Run(), "toxi/matrix.")) }

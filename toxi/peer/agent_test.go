@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/podworks/podworks/internal/leak"
 )
 
 // roleEnv makes the test binary a server or a proxy instead: it serves calls on stdin
@@ -42,39 +44,8 @@ func TestMain(m *testing.M) {
 	}
 	flag.Set("test.benchmem", "false")
 
-	code := m.Run()
-	if code == 0 {
-		if left := leaks(); left != "" {
-			fmt.Fprintf(os.Stderr, "goroutines left behind by the tests:\n\n%s\n", left)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
-
-// leaks returns the stacks of toxi that are still there after 5 s. Toxiproxy's are
-// its own affair.
-func leaks() string {
-	deadline := time.After(5 * time.Second)
-	again := time.NewTicker(10 * time.Millisecond)
-	defer again.Stop()
-	buf := make([]byte, 1<<20)
-	for {
-		var left []string
-		for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-			if strings.Contains(stack, "podworks/toxi.") || strings.Contains(stack, "podworks/toxi/toxiproxy.") {
-				left = append(left, stack)
-			}
-		}
-		if len(left) == 0 {
-			return ""
-		}
-		select {
-		case <-again.C:
-		case <-deadline:
-			return strings.Join(left, "\n\n")
-		}
-	}
+	// Toxiproxy's are its own affair.
+	os.Exit(leak.Check(m.Run(), "podworks/toxi.", "podworks/toxi/toxiproxy."))
 }
 
 // None is nothing to say or to answer.

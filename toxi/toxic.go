@@ -73,9 +73,9 @@ type Fault struct {
 	// 1; [Never] strikes none. Whom it strikes is fixed for the life of a connection
 	// by the proxy's seed, the fault's name and the connection's number.
 	Toxicity float64
-	// Only, if not nil, strikes only connections for which it returns true. It is
-	// called without locks held, perhaps twice for a connection; the first answer
-	// counts. See [First], [Every] and [From].
+	// Only, if not nil, strikes only connections for which it returns true. It is called
+	// once for each, without locks held, and must not wait. See [First], [Every] and
+	// [From].
 	Only func(Conn) bool
 }
 

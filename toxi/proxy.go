@@ -569,7 +569,9 @@ func (p *Proxy) leave(l *link) {
 }
 
 // Dial connects to the upstream through the proxy and what strikes it, without a
-// listener: it fits wherever a dial function is asked for.
+// listener: it fits wherever a dial function is asked for. Under [Proxy.Down] the error
+// is a refused connection, as from a socket; under [Proxy.Blackhole] Dial waits until it is over or ctx
+// ends. Otherwise errors are those of the upstream's dial.
 func (p *Proxy) Dial(ctx context.Context) (net.Conn, error) {
 	if p.dial == nil {
 		return nil, errors.New("toxi: the proxy was made without a dial function: use Wrap")

@@ -197,9 +197,9 @@ type Timeout struct {
 	After time.Duration
 }
 
-// ResetPeer sends a TCP RST to both ends, After it began to work on a connection:
-// at once when 0, also on a connection that is idle. A unix socket has no RST and is
-// closed.
+// ResetPeer sends a TCP RST to both ends, After it began to work on a connection: at
+// once when 0, also on a connection that is idle. Until then nothing passes in its
+// direction; what shall pass is for [Cut]. A unix socket has no RST and is closed.
 type ResetPeer struct {
 	After time.Duration
 }

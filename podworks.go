@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/podworks/podworks/internal/key"
 )
 
 // A ShopID names a tenant. Zero is no shop. A tenant that the application
@@ -93,20 +95,18 @@ type Move struct {
 	Idle  time.Duration // since the last note, by the master's clock
 }
 
-type (
-	routeKey struct{}
-	txKey    struct{}
-)
-
 // WithRoute returns a context that carries r.
 func WithRoute(ctx context.Context, r Route) context.Context {
-	return context.WithValue(ctx, routeKey{}, r)
+	return context.WithValue(ctx, key.Route{}, &r)
 }
 
 // RouteFrom returns the route that ctx carries.
 func RouteFrom(ctx context.Context) (Route, bool) {
-	r, ok := ctx.Value(routeKey{}).(Route)
-	return r, ok
+	r, ok := ctx.Value(key.Route{}).(*Route)
+	if !ok {
+		return Route{}, false
+	}
+	return *r, true
 }
 
 // ShopFrom returns the shop of the route that ctx carries.
@@ -117,11 +117,11 @@ func ShopFrom(ctx context.Context) (ShopID, bool) {
 
 // WithTx returns a context that carries tx.
 func WithTx(ctx context.Context, tx Tx) context.Context {
-	return context.WithValue(ctx, txKey{}, tx)
+	return context.WithValue(ctx, key.Tx{}, tx)
 }
 
 // TxFrom returns the transaction that ctx carries.
 func TxFrom(ctx context.Context) (Tx, bool) {
-	tx, ok := ctx.Value(txKey{}).(Tx)
+	tx, ok := ctx.Value(key.Tx{}).(Tx)
 	return tx, ok
 }

@@ -14,11 +14,11 @@ func BenchmarkAcquire(b *testing.B) {
 	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
-		_, _, release, err := w.cluster.Acquire(ctx, 1)
+		s, err := w.cluster.Acquire(ctx, 1)
 		if err != nil {
 			b.Fatal(err)
 		}
-		release()
+		s.Release()
 	}
 }
 

@@ -1,11 +1,13 @@
 package sharding
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/podworks/podworks"
@@ -19,6 +21,11 @@ type Cluster struct {
 	dir  *Directory
 	pods map[podworks.PodID]*pod
 	opts Options
+
+	scopes    atomic.Int64 // that live
+	podScopes int64        // that may live in one pod
+	gates     gates
+	loads     loads
 }
 
 // Options configure a Cluster. The zero value is ready to use.
@@ -28,9 +35,34 @@ type Options struct {
 	// host, for an application that no edge stands in front of.
 	Key []byte
 
-	// MaxOpenConns bounds the connections to each pod, and with them the
-	// transactions that can be open in one. Default 64.
+	// MaxOpenConns bounds the connections to each pod. Default 64.
 	MaxOpenConns int
+
+	// MaxOpenTx bounds the write transactions that one shop can have open through
+	// this process; others wait for their turn, in order. Each holds a shared lock
+	// on the same row, which costs the servers more than its share when there are
+	// many, and a connection that the pod's other shops can't have. Default half
+	// of MaxOpenConns.
+	MaxOpenTx int
+
+	// MaxScopes bounds the scopes that live in this process at a time; more are
+	// refused with ErrBusy. Default 1024.
+	MaxScopes int
+
+	// PodShare is the share of MaxScopes that the scopes of one pod can take: a
+	// pod that hangs must leave room for the others. Default 0.7.
+	PodShare float64
+
+	// Admit decides, in place of MaxScopes and PodShare, whether a unit of work may
+	// begin in a pod: a bulkhead, a breaker. It is called once for each scope, not
+	// for those that join one. An error refuses it. Release is called at the
+	// scope's end with the error of Do's function, or nil after Acquire and
+	// Middleware.
+	Admit func(ctx context.Context, pod podworks.PodID) (release func(error), err error)
+
+	// Wrap puts something around the driver of a pod: a breaker, tracing. It sees
+	// every statement, those of the fence too, and no scope is checked before it.
+	Wrap func(pod podworks.PodID, inner driver.Connector) driver.Connector
 
 	// MoveWait bounds how long Scope.Tx waits for a shop that is between two pods
 	// before it gives up with ErrMoved. Default 10 s. The context bounds it too.
@@ -50,9 +82,13 @@ type Hooks struct {
 
 // A pod is one pod's pool.
 type pod struct {
-	id  podworks.PodID
-	db  *sql.DB
-	raw driver.Connector
+	id      podworks.PodID
+	cluster *Cluster
+	db      *sql.DB
+	raw     driver.Connector
+
+	scopes  atomic.Int64  // that live and began here
+	refused atomic.Uint64 // with ErrBusy
 }
 
 // idleConn is less than the servers' idleSession, so that the pool closes idle
@@ -63,17 +99,8 @@ const idleConn = idleSession / 2
 // mysql.NewConnector. It does no I/O; dir's Run must be running for moves to be
 // heard of in time.
 func New(dir *Directory, pods map[podworks.PodID]driver.Connector, opts *Options) (*Cluster, error) {
-	var o Options
-	if opts != nil {
-		o = *opts
-	}
-	if o.MaxOpenConns == 0 {
-		o.MaxOpenConns = 64
-	}
-	if o.MoveWait == 0 {
-		o.MoveWait = 10 * time.Second
-	}
-	var errs []error
+	o := opts.withDefaults()
+	errs := o.validate()
 	if dir == nil {
 		errs = append(errs, errors.New("the directory is nil"))
 	}
@@ -85,29 +112,61 @@ func New(dir *Directory, pods map[podworks.PodID]driver.Connector, opts *Options
 			errs = append(errs, fmt.Errorf("pod %d has connector %v, want a number of 1 or more and a connector", id, c))
 		}
 	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("sharding: %w", err)
+	}
+	c := &Cluster{dir: dir, pods: map[podworks.PodID]*pod{}, opts: o, podScopes: max(1, int64(o.PodShare*float64(o.MaxScopes)))}
+	c.gates.limit = o.MaxOpenTx
+	c.loads.shops = map[loadKey]*ShopLoad{}
+	for id, inner := range pods {
+		if o.Wrap != nil {
+			inner = o.Wrap(id, inner)
+		}
+		p := &pod{id: id, cluster: c, raw: inner}
+		p.db = sql.OpenDB(&connector{p})
+		p.db.SetMaxOpenConns(o.MaxOpenConns)
+		p.db.SetMaxIdleConns(o.MaxOpenConns)
+		p.db.SetConnMaxIdleTime(idleConn)
+		c.pods[id] = p
+	}
+	return c, nil
+}
+
+func (o *Options) withDefaults() Options {
+	var d Options
+	if o != nil {
+		d = *o
+	}
+	d.MaxOpenConns = cmp.Or(d.MaxOpenConns, 64)
+	d.MaxOpenTx = cmp.Or(d.MaxOpenTx, max(1, d.MaxOpenConns/2))
+	d.MaxScopes = cmp.Or(d.MaxScopes, 1024)
+	d.PodShare = cmp.Or(d.PodShare, 0.7)
+	d.MoveWait = cmp.Or(d.MoveWait, 10*time.Second)
+	return d
+}
+
+func (o *Options) validate() []error {
+	var errs []error
 	if o.Key != nil {
 		if err := signature.CheckKey(o.Key); err != nil {
 			errs = append(errs, fmt.Errorf("Key: %w", err))
 		}
 	}
-	if o.MaxOpenConns < 1 {
-		errs = append(errs, fmt.Errorf("MaxOpenConns is %d, want 1 or more", o.MaxOpenConns))
+	for _, f := range []struct {
+		name  string
+		value int
+	}{{"MaxOpenConns", o.MaxOpenConns}, {"MaxOpenTx", o.MaxOpenTx}, {"MaxScopes", o.MaxScopes}} {
+		if f.value < 1 {
+			errs = append(errs, fmt.Errorf("%s is %d, want 1 or more", f.name, f.value))
+		}
+	}
+	if !(o.PodShare > 0 && o.PodShare <= 1) {
+		errs = append(errs, fmt.Errorf("PodShare is %v, want more than 0 and at most 1", o.PodShare))
 	}
 	if o.MoveWait < 0 {
 		errs = append(errs, fmt.Errorf("MoveWait is %v, want a positive duration", o.MoveWait))
 	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("sharding: %w", err)
-	}
-	c := &Cluster{dir: dir, pods: map[podworks.PodID]*pod{}, opts: o}
-	for id, inner := range pods {
-		db := sql.OpenDB(&connector{cluster: c, pod: id, inner: inner})
-		db.SetMaxOpenConns(o.MaxOpenConns)
-		db.SetMaxIdleConns(o.MaxOpenConns)
-		db.SetConnMaxIdleTime(idleConn)
-		c.pods[id] = &pod{id: id, db: db, raw: inner}
-	}
-	return c, nil
+	return errs
 }
 
 // Close closes the pods' connections.
@@ -117,6 +176,30 @@ func (c *Cluster) Close() error {
 		errs = append(errs, p.db.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// Stats are a cluster's figures. Those of PodStats.DB are database/sql's.
+type Stats struct {
+	Scopes    int64 // that live now
+	WaitingTx int64 // write transactions that wait now for their shop's others to end
+	Pods      map[podworks.PodID]PodStats
+	Directory DirectoryStats
+}
+
+// PodStats are one pod's.
+type PodStats struct {
+	Scopes  int64  // that live now and began in this pod
+	Refused uint64 // scopes, with ErrBusy
+	DB      sql.DBStats
+}
+
+// Stats returns the cluster's figures.
+func (c *Cluster) Stats() Stats {
+	s := Stats{Scopes: c.scopes.Load(), WaitingTx: c.gates.waiting.Load(), Pods: map[podworks.PodID]PodStats{}, Directory: c.dir.Stats()}
+	for id, p := range c.pods {
+		s.Pods[id] = PodStats{Scopes: p.scopes.Load(), Refused: p.refused.Load(), DB: p.db.Stats()}
+	}
+	return s
 }
 
 // Directory returns the cluster's directory.

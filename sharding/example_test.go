@@ -2,7 +2,6 @@ package sharding_test
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log"
@@ -60,30 +59,51 @@ func Example() {
 }
 
 // What has no shop, or the wrong one, gets an error instead of another shop's
-// rows.
+// rows. The error names the lines of the program that are at odds.
 func Example_errors() {
 	ctx := context.Background()
 	cluster, stop := exampleCluster()
 	defer stop()
 
-	var pool *sql.DB
 	must(cluster.Do(ctx, 1, func(scoped context.Context, s *sharding.Scope) error {
-		pool = s.DB()
-		_, err := pool.ExecContext(ctx, `DELETE FROM orders WHERE id = 1`) // not the closure's context
-		fmt.Println(err)
-		if !errors.Is(err, sharding.ErrNoScope) {
-			return err
-		}
-		_, err = pool.ExecContext(scoped, `TRUNCATE orders`)
+		_, err := s.DB().ExecContext(ctx, `DELETE FROM orders WHERE id = 1`) // not the closure's context
+		fmt.Println("no scope:", errors.Is(err, sharding.ErrNoScope))
+
+		_, err = s.DB().ExecContext(scoped, `TRUNCATE orders`)
 		fmt.Println("refused:", errors.Is(err, sharding.ErrRefused))
 
-		return cluster.Do(scoped, 2, func(context.Context, *sharding.Scope) error { return nil })
+		err = cluster.Do(scoped, 2, func(context.Context, *sharding.Scope) error { return nil })
+		var cross *sharding.CrossPodError
+		if errors.As(err, &cross) {
+			fmt.Println("shop", cross.Use.Shop, "was asked for in the scope of shop", cross.Scope.Shop)
+		}
+		return nil
 	}))
 
 	// Output:
-	// sharding: no shop in the context; pass down the context of Middleware or Do (pod 1)
+	// no scope: true
 	// refused: true
-	// sharding: a unit of work touches one pod (shop 2): it was asked for inside a scope of shop 1
+	// shop 2 was asked for in the scope of shop 1
+}
+
+// A framework that can't wrap its work in a closure acquires the scope and
+// releases it. The scope is the context.
+func ExampleCluster_Acquire() {
+	cluster, stop := exampleCluster()
+	defer stop()
+
+	scope, err := cluster.Acquire(context.Background(), 1)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer scope.Release()
+
+	var orders int
+	must(scope.DB().QueryRowContext(scope, `SELECT COUNT(*) FROM orders WHERE shop_id = ?`, scope.Shop()).Scan(&orders))
+	fmt.Println(orders, "orders")
+
+	// Output:
+	// 0 orders
 }
 
 // What must happen if and only if the transaction committed hangs on its hooks,

@@ -1,6 +1,7 @@
 package sharding
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 //	no signed headers, or false ones   403
 //	unknown shop or host               404
 //	directory out of reach             503
+//	no room in the process or the pod  503 (ErrBusy, or what Admit says)
 //
 // The scope ends when the handler returns.
 func (c *Cluster) Middleware(next http.Handler) http.Handler {
@@ -29,21 +31,20 @@ func (c *Cluster) Middleware(next http.Handler) http.Handler {
 			refuse(w, err)
 			return
 		}
-		ctx, s, release, err := c.Acquire(r.Context(), named.Shop)
+		s, err := c.acquire(r.Context(), named.Shop, 0, cmp.Or(r.Pattern, r.Method+" "+r.URL.Path))
 		if err != nil {
 			refuse(w, err)
 			return
 		}
-		defer release()
+		defer s.Release()
 		if named.Epoch > s.Route().Epoch {
 			// The edge has heard of a move that we have not.
-			if err := s.refused(ctx); err != nil {
+			if err := s.refused(s); err != nil {
 				refuse(w, err)
 				return
 			}
-			ctx = podworks.WithRoute(ctx, s.Route())
 		}
-		next.ServeHTTP(w, r.WithContext(ctx))
+		next.ServeHTTP(w, r.WithContext(s))
 	})
 }
 

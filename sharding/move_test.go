@@ -210,22 +210,22 @@ func TestATransactionWaitsNoLongerForAMasterThatHangs(t *testing.T) {
 		if _, err := cluster.CreateShop(t.Context(), 1, 1); err != nil {
 			t.Fatal(err)
 		}
-		ctx, s, release, err := cluster.Acquire(t.Context(), 1)
+		s, err := cluster.Acquire(t.Context(), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer release()
+		defer s.Release()
 		if err := master.Pause(); err != nil {
 			t.Fatal(err)
 		}
 		defer master.Resume()
 
 		// What needs no master goes on.
-		err = s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error { return insert(ctx, tx, 1) })
+		err = s.Tx(s, func(ctx context.Context, tx *sharding.Tx) error { return insert(ctx, tx, 1) })
 		checkIs(t, "Tx of a shop that stays, without a master", err, nil)
 
 		w.setFence(1, fence.Row{Shop: 1, State: fence.Moved, Epoch: 1, Destination: 2, Token: 1})
-		err = s.Tx(ctx, func(context.Context, *sharding.Tx) error {
+		err = s.Tx(s, func(context.Context, *sharding.Tx) error {
 			t.Error("the closure ran")
 			return nil
 		})
@@ -241,18 +241,18 @@ func TestAMoveToAPodWithoutAConnector(t *testing.T) {
 		connectors := w.connectors()
 		delete(connectors, 2)
 		small := w.newCluster(sharding.NewDirectory(w.master, nil), connectors, nil)
-		ctx, s, release, err := small.Acquire(t.Context(), 1)
+		s, err := small.Acquire(t.Context(), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer release()
+		defer s.Release()
 		w.moveTo(1, 2)
-		err = s.Tx(ctx, func(context.Context, *sharding.Tx) error {
+		err = s.Tx(s, func(context.Context, *sharding.Tx) error {
 			t.Error("the closure ran")
 			return nil
 		})
 		checkIs(t, "Tx", err, sharding.ErrUnknownPod)
-		_, _, _, err = small.Acquire(t.Context(), 1)
+		_, err = small.Acquire(t.Context(), 1)
 		checkIs(t, "Acquire", err, sharding.ErrUnknownPod)
 	})
 }

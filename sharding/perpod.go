@@ -34,12 +34,12 @@ func NewPerPod[T any](build func(podworks.PodID) (T, error)) *PerPod[T] {
 // Get returns the client of the pod of ctx's scope.
 func (p *PerPod[T]) Get(ctx context.Context) (T, error) {
 	var zero T
-	s, ok := scopeFrom(ctx)
-	if !ok {
-		return zero, ErrNoScope
+	s := FromContext(ctx)
+	if s == nil {
+		return zero, &Error{Err: ErrNoScope, Used: usedAt()}
 	}
-	pod := s.Route().Pod
-	if _, err := s.allow(pod); err != nil {
+	pod := s.follow().route.Pod
+	if _, err := s.check(); err != nil {
 		return zero, err
 	}
 	p.mu.Lock()

@@ -44,11 +44,11 @@ func TestPerPodBuildsOneClientForEachPod(t *testing.T) {
 		}
 		_, err := clients.Get(t.Context())
 		checkIs(t, "Get without a scope", err, sharding.ErrNoScope)
-		released, _, release, err := w.cluster.Acquire(t.Context(), 1)
+		released, err := w.cluster.Acquire(t.Context(), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		release()
+		released.Release()
 		_, err = clients.Get(released)
 		checkIs(t, "Get with a released scope", err, sharding.ErrReleased)
 

@@ -5,23 +5,45 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/podworks/podworks"
+	"github.com/podworks/podworks/internal/key"
+	"github.com/podworks/podworks/internal/site"
 )
 
-// A Scope is one unit of work on one shop: a request, a job. It knows the
-// shop's pod and epoch, and rebinds to another pod when the shop moves while the
-// scope lives. A scope may be used by several goroutines.
+// A Scope is one unit of work on one shop: a request, a job. It is the context
+// of that work: what is derived from it carries it, and every query of the unit
+// takes such a context. It knows the shop's pod and epoch, and rebinds as a
+// whole to another pod when the shop moves while the scope lives.
+//
+// A scope may be used by several goroutines, which must end before its Release.
 type Scope struct {
+	// A field because the scope is the context: one allocation for both, and no
+	// question which of the two to pass on.
+	parent context.Context
+
+	root     *Scope // the scope that this one joined, or itself
+	site     site.Site
+	label    string // instead of a site, where the caller is a library
+	released atomic.Bool
+
+	// What follows is the root's.
 	cluster *Cluster
 	shop    podworks.ShopID
+	bound   atomic.Pointer[binding]
+	first   binding
+	pod     *pod        // that counts it
+	admit   func(error) // what Options.Admit returned
+	load    load
+}
 
-	mu       sync.Mutex // guards what follows
-	route    podworks.Route
-	left     []podworks.PodID // pods the shop left during this scope
-	released bool
+// A binding is where a scope's shop is, and where it was before.
+type binding struct {
+	route podworks.Route
+	pod   *pod
+	left  *binding
 }
 
 type scopeKey struct{}
@@ -29,112 +51,218 @@ type scopeKey struct{}
 // FromContext returns the scope that Middleware, Do or Acquire put into ctx, or
 // nil.
 func FromContext(ctx context.Context) *Scope {
-	s, _ := scopeFrom(ctx)
+	s, _ := ctx.Value(scopeKey{}).(*Scope)
 	return s
 }
 
-func scopeFrom(ctx context.Context) (*Scope, bool) {
-	s, ok := ctx.Value(scopeKey{}).(*Scope)
-	return s, ok
-}
-
-// Do runs fn in a scope of shop. Inside a scope of the same shop it joins that
-// one; inside another shop's it fails with ErrCrossPod. What fn starts must end
-// before fn returns: the scope is released then.
+// Do runs fn in a scope of shop, which is also fn's context. Inside a scope of
+// the same shop it joins that one; inside another shop's it fails with a
+// *CrossPodError. What fn starts must end before fn returns: the scope is
+// released then, and what was opened in it, rows or a transaction, is of no more
+// use.
+//
+// Options.Admit is told fn's error.
+//
+//go:noinline
 func (c *Cluster) Do(ctx context.Context, shop podworks.ShopID, fn func(ctx context.Context, s *Scope) error) error {
-	ctx, s, release, err := c.Acquire(ctx, shop)
+	s, err := c.acquire(ctx, shop, site.Caller(), "")
 	if err != nil {
 		return err
 	}
-	defer release()
-	return fn(ctx, s)
+	err = errPanicked
+	defer func() { s.release(err) }()
+	err = fn(s, s)
+	return err
 }
 
-// Acquire is Do for frameworks that can't use a closure. The caller must call
-// release, which may be called twice.
-func (c *Cluster) Acquire(ctx context.Context, shop podworks.ShopID) (_ context.Context, s *Scope, release func(), err error) {
-	if outer, ok := scopeFrom(ctx); ok {
-		if outer.cluster != c {
-			return nil, nil, nil, &Error{Shop: shop, Err: ErrCrossPod, Note: fmt.Sprintf("it was asked for inside a scope of shop %d of another Cluster", outer.shop)}
-		}
-		if outer.shop != shop {
-			return nil, nil, nil, &Error{Shop: shop, Err: ErrCrossPod, Note: fmt.Sprintf("it was asked for inside a scope of shop %d", outer.shop)}
-		}
-		if _, err := outer.allow(outer.Route().Pod); err != nil {
-			return nil, nil, nil, err
-		}
-		return ctx, outer, func() {}, nil
+var errPanicked = errors.New("sharding: the function panicked")
+
+// Acquire is Do for frameworks that can't use a closure. The scope is the
+// context to work with, and the caller must Release it.
+//
+//go:noinline
+func (c *Cluster) Acquire(ctx context.Context, shop podworks.ShopID) (*Scope, error) {
+	return c.acquire(ctx, shop, site.Caller(), "")
+}
+
+// Release ends the scope. Every later use of it, and of what was opened in it,
+// fails with ErrReleased. Releasing twice is no error.
+func (s *Scope) Release() { s.release(nil) }
+
+func (c *Cluster) acquire(ctx context.Context, shop podworks.ShopID, at site.Site, label string) (*Scope, error) {
+	if outer := FromContext(ctx); outer != nil {
+		return outer.join(ctx, c, shop, at, label)
 	}
-	route, err := c.dir.Lookup(ctx, shop)
+	route, ok := c.dir.route(shop)
+	if !ok {
+		var err error
+		if route, err = c.dir.Lookup(ctx, shop); err != nil {
+			return nil, fmt.Errorf("sharding: %w", err)
+		}
+	}
+	p, ok := c.pods[route.Pod]
+	if !ok {
+		return nil, &Error{Shop: shop, Pod: route.Pod, Err: ErrUnknownPod, Note: "the directory names it, and this process has no connector for it"}
+	}
+	admit, err := p.admit(ctx, shop)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("sharding: %w", err)
+		return nil, err
 	}
-	if _, ok := c.pods[route.Pod]; !ok {
-		return nil, nil, nil, &Error{Shop: shop, Pod: route.Pod, Err: ErrUnknownPod, Note: "the directory names it, and this process has no connector for it"}
-	}
-	s = &Scope{cluster: c, shop: shop, route: route}
-	ctx = podworks.WithRoute(context.WithValue(ctx, scopeKey{}, s), route)
-	return ctx, s, s.release, nil
+	s := &Scope{parent: ctx, site: at, label: label, cluster: c, shop: shop, pod: p, admit: admit}
+	s.root = s
+	s.first = binding{route: route, pod: p}
+	s.bound.Store(&s.first)
+	return s, nil
 }
 
-func (s *Scope) release() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.released = true
+// join returns a scope of its own life inside of s.
+func (s *Scope) join(ctx context.Context, c *Cluster, shop podworks.ShopID, at site.Site, label string) (*Scope, error) {
+	b, err := s.check()
+	if err != nil {
+		return nil, err
+	}
+	root := s.root
+	if root.cluster != c || root.shop != shop {
+		e := &CrossPodError{Scope: root.unit(b), Use: Unit{Shop: shop, Site: label}}
+		if label == "" {
+			e.Use.Site = at.String()
+		}
+		if r, ok := c.dir.route(shop); ok {
+			e.Use.Pod = r.Pod
+		}
+		if root.cluster != c {
+			e.Note = "they are of two Clusters"
+		}
+		return nil, e
+	}
+	return &Scope{parent: ctx, root: root, site: at, label: label}, nil
+}
+
+func (s *Scope) release(err error) {
+	if s.released.Swap(true) || s.root != s {
+		return
+	}
+	s.pod.leave()
+	if s.admit != nil {
+		s.admit(err)
+	}
+	s.cluster.loads.add(s.shop, s.bound.Load().route.Pod, &s.load)
+}
+
+// Deadline is that of the context the scope was acquired with.
+func (s *Scope) Deadline() (time.Time, bool) { return s.parent.Deadline() }
+
+// Done is that of the context the scope was acquired with. It does not tell of
+// the scope's release: a use after that shall fail with an error that says so.
+func (s *Scope) Done() <-chan struct{} { return s.parent.Done() }
+
+// Err is that of the context the scope was acquired with.
+func (s *Scope) Err() error { return s.parent.Err() }
+
+// Value answers for the scope and the route it is bound to, so that
+// podworks.RouteFrom knows of a move in the middle of the unit.
+func (s *Scope) Value(k any) any {
+	switch k.(type) {
+	case scopeKey:
+		return s
+	case key.Route:
+		return &s.root.bound.Load().route
+	}
+	return s.parent.Value(k)
+}
+
+func (s *Scope) String() string {
+	r := s.Route()
+	return fmt.Sprintf("scope of shop %d in pod %d, %s", r.Shop, r.Pod, s.where())
+}
+
+// where says which line acquired the scope.
+func (s *Scope) where() string {
+	if s.label != "" {
+		return s.label
+	}
+	return s.site.String()
+}
+
+// unit describes the scope for an error.
+func (s *Scope) unit(b *binding) Unit {
+	return Unit{Shop: s.root.shop, Pod: b.route.Pod, Site: s.where()}
 }
 
 // Shop returns the scope's shop.
-func (s *Scope) Shop() podworks.ShopID { return s.shop }
+func (s *Scope) Shop() podworks.ShopID { return s.root.shop }
 
 // Route returns where the shop is, as far as the scope knows.
-func (s *Scope) Route() podworks.Route {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.route
-}
+func (s *Scope) Route() podworks.Route { return s.root.bound.Load().route }
 
 // DB returns the pool of the shop's pod. It refuses every context but those of
-// the pod's scopes. Ask again after a write was refused with ErrMoved: the shop
-// may be in another pod then, and this handle is ErrStale.
-func (s *Scope) DB() *sql.DB { return s.cluster.pods[s.Route().Pod].db }
+// the pod's scopes. When the directory has heard that the shop has moved, DB
+// rebinds the scope as a whole: the pool of the new pod is returned, and handles
+// from before are ErrStale. So take it where you need it, and don't keep it.
+func (s *Scope) DB() *sql.DB { return s.follow().pod.db }
 
-// allow returns the route if the scope may use pod now.
-func (s *Scope) allow(pod podworks.PodID) (podworks.Route, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.released {
-		return s.route, &Error{Shop: s.shop, Pod: pod, Err: ErrReleased}
+// follow rebinds the scope if the directory knows a newer route.
+func (s *Scope) follow() *binding {
+	root := s.root
+	if r, ok := root.cluster.dir.route(root.shop); ok && r.Epoch > root.bound.Load().route.Epoch {
+		// Where this process can't go, the old pod's rows are the best it has; a
+		// write finds out, and says so.
+		_ = root.rebind(r)
 	}
-	if s.route.Pod == pod {
-		return s.route, nil
+	return root.bound.Load()
+}
+
+// check returns where the scope is bound, if it lives.
+func (s *Scope) check() (*binding, error) {
+	b := s.root.bound.Load()
+	if s.released.Load() || s.root.released.Load() {
+		return b, &Error{Shop: s.root.shop, Pod: b.route.Pod, Err: ErrReleased, Acquired: s.where(), Used: usedAt()}
 	}
-	for _, left := range s.left {
-		if left == pod {
-			return s.route, &Error{Shop: s.shop, Pod: pod, Err: ErrStale, Note: fmt.Sprintf("it is in pod %d since epoch %d", s.route.Pod, s.route.Epoch)}
+	return b, nil
+}
+
+// allow returns the binding if the scope may use p now.
+func (s *Scope) allow(p *pod) (*binding, error) {
+	b, err := s.check()
+	if err != nil || b.pod == p {
+		return b, err
+	}
+	for left := b.left; left != nil; left = left.left {
+		if left.pod == p {
+			return b, &Error{Shop: s.root.shop, Pod: p.id, Err: ErrStale, Acquired: s.where(), Used: usedAt(),
+				Note: fmt.Sprintf("it is in pod %d since epoch %d", b.route.Pod, b.route.Epoch)}
 		}
 	}
-	return s.route, &Error{Shop: s.shop, Pod: pod, Err: ErrCrossPod, Note: fmt.Sprintf("the context is of shop %d in pod %d", s.shop, s.route.Pod)}
+	return b, &CrossPodError{Scope: s.unit(b), Use: Unit{Pod: p.id, Site: usedAt()}}
+}
+
+// usedAt returns the line that is to blame.
+func usedAt() string {
+	return site.Use("github.com/podworks/podworks/sharding.", "github.com/podworks/podworks/sharding/", "github.com/podworks/podworks/internal/site.")
 }
 
 // rebind takes a newer route of the shop.
 func (s *Scope) rebind(r podworks.Route) error {
-	if _, ok := s.cluster.pods[r.Pod]; !ok {
-		return &Error{Shop: s.shop, Pod: r.Pod, Err: ErrUnknownPod, Note: "the shop moved there, and this process has no connector for it"}
+	root := s.root
+	p, ok := root.cluster.pods[r.Pod]
+	if !ok {
+		return &Error{Shop: r.Shop, Pod: r.Pod, Err: ErrUnknownPod, Note: "the shop moved there, and this process has no connector for it"}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r.Epoch <= s.route.Epoch {
-		return nil
+	for {
+		old := root.bound.Load()
+		if r.Epoch <= old.route.Epoch {
+			return nil
+		}
+		if root.bound.CompareAndSwap(old, &binding{route: r, pod: p, left: old}) {
+			return nil
+		}
 	}
-	s.left = append(s.left, s.route.Pod)
-	s.route = r
-	return nil
 }
 
 // refused is what a scope does about a refused write: it asks the directory
 // where the shop is now, and rebinds.
 func (s *Scope) refused(ctx context.Context) error {
-	r, err := s.cluster.dir.Fresh(ctx, s.shop)
+	r, err := s.root.cluster.dir.Fresh(ctx, s.root.shop)
 	if err != nil {
 		return err
 	}
@@ -148,39 +276,40 @@ const (
 	lastPause  = 20 * time.Millisecond
 )
 
-// begin starts a fenced transaction on the route it returns, waiting out a
+// begin starts a fenced transaction in the pod that has the shop, waiting out a
 // move.
-func (s *Scope) begin(ctx context.Context) (*sql.Tx, podworks.Route, error) {
+func (s *Scope) begin(ctx context.Context, o *owned) (*sql.Tx, error) {
+	c := s.root.cluster
 	start := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		route := s.Route()
-		tx, err := s.cluster.pods[route.Pod].db.BeginTx(ctx, nil)
+		b := s.root.bound.Load()
+		tx, err := b.pod.db.BeginTx(context.WithValue(ctx, ownedKey{}, o), nil)
 		if err == nil {
-			if f := s.cluster.opts.Hooks.Fenced; f != nil {
-				f(route, time.Since(start))
+			if f := c.opts.Hooks.Fenced; f != nil {
+				f(b.route, time.Since(start))
 			}
-			return tx, route, nil
+			return tx, nil
 		}
 		// A stale handle is ours here: another goroutine of the scope rebound it.
-		left := s.cluster.opts.MoveWait - time.Since(start)
+		left := c.opts.MoveWait - time.Since(start)
 		if !errors.Is(err, ErrMoved) && !errors.Is(err, ErrStale) || left <= 0 {
-			return nil, route, err
+			return nil, err
 		}
 		// The master may hang; that is no reason to wait for longer.
 		lookCtx, cancel := context.WithTimeout(ctx, left)
 		lookErr := s.refused(lookCtx)
 		cancel()
 		if lookErr != nil {
-			return nil, route, fmt.Errorf("%w; looking for it: %w", err, lookErr)
+			return nil, fmt.Errorf("%w; looking for it: %w", err, lookErr)
 		}
-		if s.Route() != route {
+		if s.Route() != b.route {
 			continue // it has moved: no need to wait
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, route, errors.Join(context.Cause(ctx), err)
+			return nil, errors.Join(context.Cause(ctx), err)
 		case <-timer.C:
 		}
 	}

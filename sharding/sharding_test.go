@@ -167,12 +167,12 @@ func (w *world) setFence(pod podworks.PodID, r fence.Row) {
 // acquire takes a scope that lasts as long as the test.
 func (w *world) acquire(shop podworks.ShopID) (context.Context, *sharding.Scope) {
 	w.t.Helper()
-	ctx, s, release, err := w.cluster.Acquire(w.t.Context(), shop)
+	s, err := w.cluster.Acquire(w.t.Context(), shop)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(release)
-	return ctx, s
+	w.t.Cleanup(s.Release)
+	return s, s
 }
 
 // A moving is a move that has been claimed on both sides.

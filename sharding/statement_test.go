@@ -112,9 +112,11 @@ func FuzzClassify(f *testing.F) {
 }
 
 func TestARefusalShowsNoValues(t *testing.T) {
-	c := &conn{pod: 1}
+	c := &conn{pod: &pod{id: 1}}
+	s := &Scope{shop: 7}
+	s.root = s
 	for _, query := range []string{`SET PASSWORD = 'hunter2'`, `CREATE USER x IDENTIFIED BY "hunter2"`} {
-		_, err := c.permit(7, query)
+		_, err := c.permit(s, query)
 		if !errors.Is(err, ErrRefused) {
 			t.Errorf("%s: got %v, want ErrRefused", query, err)
 			continue

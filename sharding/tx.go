@@ -9,16 +9,22 @@ import (
 	"github.com/podworks/podworks"
 )
 
-// A Tx is a fenced write transaction of one shop. Its four query methods are
-// those of *sql.Tx, and what generated code (sqlc) and query builders ask for.
-// It is not for concurrent use.
+// A Tx is a fenced write transaction of one shop, or a savepoint in one. Its
+// four query methods are those of *sql.Tx, and what generated code (sqlc), query
+// builders and most ORMs ask for. It is not for concurrent use.
 type Tx struct {
 	tx     *sql.Tx
+	scope  *Scope // the root
 	before []func(context.Context) error
 	after  []func(context.Context, error)
+	depth  int // of savepoints
 }
 
 var _ podworks.Tx = (*Tx)(nil)
+
+// SQL returns the transaction for libraries that insist on a *sql.Tx. It ends
+// when the function of Scope.Tx returns: its Commit is refused, and rolls back.
+func (t *Tx) SQL() *sql.Tx { return t.tx }
 
 // ExecContext runs a statement.
 func (t *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
@@ -54,50 +60,107 @@ func (t *Tx) AfterEnd(fn func(context.Context, error)) { t.after = append(t.afte
 // the pod it moved to, with the new route in its context. fn runs at most once:
 // the fence comes before it, and under the fence the shop can't move.
 //
+// Inside of a transaction of the same scope, Tx is a savepoint: when fn fails,
+// what it wrote is undone and the outer transaction can go on. Hooks that fn
+// added run at the end of the outermost transaction, or are told at once that
+// they were rolled back.
+//
 // An error that is podworks.ErrOutcomeUnknown means that COMMIT was sent and
 // the answer was lost. Any other error means that nothing was written.
-func (s *Scope) Tx(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) (err error) {
-	if outer, ok := podworks.TxFrom(ctx); ok {
-		return fmt.Errorf("sharding: Tx of shop %d inside of a transaction (%T): write through the outer one", s.shop, outer)
+func (s *Scope) Tx(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
+	if s == nil {
+		return &Error{Err: ErrNoScope, Used: usedAt()}
 	}
-	sqlTx, route, err := s.begin(ctx)
+	if outer, ok := podworks.TxFrom(ctx); ok {
+		t, ok := outer.(*Tx)
+		if !ok || t.scope != s.root {
+			return &Error{Shop: s.root.shop, Err: ErrRefused, Used: usedAt(), Note: fmt.Sprintf("Tx inside of a transaction (%T) that is not this scope's: write through the outer one", outer)}
+		}
+		return t.savepoint(ctx, fn)
+	}
+	return s.transact(ctx, fn)
+}
+
+func (s *Scope) transact(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) (err error) {
+	gates := &s.root.cluster.gates
+	if err := gates.enter(ctx, s.root.shop); err != nil {
+		return err
+	}
+	defer gates.leave(s.root.shop)
+	owner := new(owned)
+	sqlTx, err := s.begin(ctx, owner)
 	if err != nil {
 		return err
 	}
-	ctx = podworks.WithRoute(ctx, route) // the shop may have moved since the scope began
-	t := &Tx{tx: sqlTx}
+	t := &Tx{tx: sqlTx, scope: s.root}
 	returned := false
 	defer func() {
 		if !returned { // a panic, or runtime.Goexit, is under way
 			err = errors.New("sharding: rolled back: the transaction's function panicked")
 			sqlTx.Rollback()
 		}
-		// The hooks' context outlives a cancelled request: what they have to do
-		// (drop a cached page, say) is due all the same.
-		end := context.WithoutCancel(ctx)
-		for _, hook := range t.after {
-			hook(end, err)
-		}
+		t.tell(ctx, err)
 	}()
 	err = t.run(podworks.WithTx(ctx, t), fn)
+	if err == nil {
+		owner.ending = true
+		err = sqlTx.Commit()
+	} else if rollback := sqlTx.Rollback(); rollback != nil && !errors.Is(rollback, sql.ErrTxDone) {
+		// database/sql has rolled back already if the context ended. Else the
+		// session is gone, and its transaction with it.
+		err = fmt.Errorf("%w (and rolling back: %w)", err, rollback)
+	}
 	returned = true
 	return err
 }
 
-// run runs fn and the hooks that come before the commit, and ends the
-// transaction.
+// run runs fn and the hooks that come before the commit.
 func (t *Tx) run(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
 	err := fn(ctx, t)
 	for i := 0; err == nil && i < len(t.before); i++ { // a hook may add another
 		err = t.before[i](ctx)
 	}
-	if err != nil {
-		// database/sql has rolled back already if the context ended.
-		if rollback := t.tx.Rollback(); rollback != nil && !errors.Is(rollback, sql.ErrTxDone) {
-			// The session is gone, and its transaction with it.
-			err = fmt.Errorf("%w (and rolling back: %w)", err, rollback)
-		}
+	return err
+}
+
+// tell runs the hooks that come after the end. Their context outlives a
+// cancelled request: what they have to do (drop a cached page, say) is due all
+// the same.
+func (t *Tx) tell(ctx context.Context, err error) {
+	end := context.WithoutCancel(ctx)
+	for _, hook := range t.after {
+		hook(end, err)
+	}
+}
+
+// savepoint runs fn in a savepoint of t.
+func (t *Tx) savepoint(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) (err error) {
+	inner := &Tx{tx: t.tx, scope: t.scope, depth: t.depth + 1}
+	name := fmt.Sprintf("podworks_%d", inner.depth)
+	if _, err := t.tx.ExecContext(ctx, `SAVEPOINT `+name); err != nil {
 		return err
 	}
-	return t.tx.Commit()
+	returned := false
+	defer func() {
+		if returned && err == nil {
+			t.before = append(t.before, inner.before...)
+			t.after = append(t.after, inner.after...)
+			return
+		}
+		if !returned {
+			err = errors.New("sharding: rolled back: the transaction's function panicked")
+		}
+		// Past a cancelled context: the outer function may go on with another.
+		if _, back := t.tx.ExecContext(context.WithoutCancel(ctx), `ROLLBACK TO SAVEPOINT `+name); back != nil {
+			// The outer transaction is lost with it, and says so at its next statement.
+			err = fmt.Errorf("%w (and rolling back to the savepoint: %w)", err, back)
+		}
+		inner.tell(ctx, err)
+	}()
+	err = fn(podworks.WithTx(ctx, inner), inner)
+	if err == nil {
+		_, err = t.tx.ExecContext(ctx, `RELEASE SAVEPOINT `+name)
+	}
+	returned = true
+	return err
 }

@@ -10,7 +10,11 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
+
+	"github.com/go-sql-driver/mysql"
 
 	"github.com/podworks/podworks"
 	"github.com/podworks/podworks/internal/cut"
@@ -310,27 +314,177 @@ func TestHooksRunInOrder(t *testing.T) {
 	})
 }
 
-func TestATransactionInsideOfATransactionIsRefused(t *testing.T) {
+// A transaction inside of one is a savepoint. What it wrote is there or undone
+// as its function says, and its hooks are told so.
+func TestATransactionInsideOfATransactionIsASavepoint(t *testing.T) {
+	t.Parallel()
+	boom := errors.New("boom")
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, nil, nil)
+		ctx, s := w.acquire(1)
+		var told []string
+		hooks := func(tx *sharding.Tx, name string) {
+			tx.BeforeCommit(func(context.Context) error { told = append(told, name+" before"); return nil })
+			tx.AfterEnd(func(_ context.Context, err error) { told = append(told, fmt.Sprintf("%s after: %v", name, err)) })
+		}
+		var ended *sharding.Tx
+		err := s.Tx(ctx, func(ctx context.Context, outer *sharding.Tx) error {
+			ended = outer
+			hooks(outer, "outer")
+			if err := insert(ctx, outer, 1); err != nil {
+				return err
+			}
+			err := s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
+				hooks(tx, "undone")
+				if err := insert(ctx, tx, 2); err != nil {
+					return err
+				}
+				return boom
+			})
+			checkIs(t, "an inner transaction that fails", err, boom)
+			// A scope inside of the scope takes part too, and so does a third level.
+			return w.cluster.Do(ctx, 1, func(ctx context.Context, s *sharding.Scope) error {
+				return s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
+					hooks(tx, "kept")
+					if err := insert(ctx, tx, 3); err != nil {
+						return err
+					}
+					err := s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) (err error) {
+						hooks(tx, "panicked")
+						if err := insert(ctx, tx, 4); err != nil {
+							return err
+						}
+						defer func() { err = fmt.Errorf("recovered from %v", recover()) }()
+						return s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
+							if err := insert(ctx, tx, 5); err != nil {
+								return err
+							}
+							panic(boom)
+						})
+					})
+					if err == nil || !strings.Contains(err.Error(), "recovered from boom") {
+						t.Errorf("an inner transaction that panics: got %v", err)
+					}
+					w.wantCount(1, 1, 0) // nobody else sees any of it yet
+					return nil
+				})
+			})
+		})
+		checkIs(t, "the outer transaction", err, nil)
+		want := []string{
+			"undone after: boom", "panicked after: recovered from boom",
+			"outer before", "kept before", "outer after: <nil>", "kept after: <nil>",
+		}
+		if !slices.Equal(told, want) {
+			t.Errorf("the hooks were told %q, want %q", told, want)
+		}
+		var ids string
+		if err := w.plain[1].QueryRowContext(ctx, `SELECT GROUP_CONCAT(id ORDER BY id) FROM things`).Scan(&ids); err != nil || ids != "1,3" {
+			t.Errorf("things %s were written (%v), want 1,3", ids, err)
+		}
+		_, err = ended.ExecContext(ctx, insertThing)
+		checkIs(t, "a transaction that has ended", err, sql.ErrTxDone)
+	})
+}
+
+// When the server has rolled the whole transaction back, there is no savepoint
+// to go back to, and the outer function can't go on as if there were.
+func TestASavepointIsLostWithItsTransaction(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, nil, nil)
+		w.exec(1, `INSERT INTO things VALUES (1, 1, 0), (1, 2, 0)`)
+		ctx, s := w.acquire(1)
+		update := func(ctx context.Context, tx *sharding.Tx, id int) error {
+			_, err := tx.ExecContext(ctx, `UPDATE things SET v = v + 1 WHERE shop_id = 1 AND id = ?`, id)
+			return err
+		}
+		other, err := w.plain[1].BeginTx(ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Rollback()
+		// The heavier transaction wins a deadlock.
+		for id := 10; id < 20; id++ {
+			if _, err := other.ExecContext(ctx, `INSERT INTO things VALUES (1, ?, 0)`, id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := other.ExecContext(ctx, `UPDATE things SET v = 9 WHERE shop_id = 1 AND id = 2`); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		err = s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
+			if err := update(ctx, tx, 1); err != nil {
+				return err
+			}
+			wg.Go(func() {
+				if _, err := other.ExecContext(ctx, `UPDATE things SET v = 9 WHERE shop_id = 1 AND id = 1`); err != nil {
+					t.Errorf("the other transaction: %v", err)
+				}
+			})
+			err := s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error { return update(ctx, tx, 2) })
+			var e *mysql.MySQLError
+			if !errors.As(err, &e) || e.Number != 1213 {
+				t.Errorf("the inner transaction: got %v, want a deadlock", err)
+			}
+			wg.Wait()
+			err = update(ctx, tx, 1)
+			checkIs(t, "the outer transaction after the deadlock", err, sharding.ErrRefused)
+			return nil // overlooked
+		})
+		if err == nil || errors.Is(err, podworks.ErrOutcomeUnknown) {
+			t.Errorf("the outer transaction: got %v, want that it was rolled back", err)
+		}
+		if err := other.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		var sum int
+		if err := w.plain[1].QueryRowContext(ctx, `SELECT SUM(v) FROM things`).Scan(&sum); err != nil || sum != 18 {
+			t.Errorf("the sum is %d (%v), want 18: the other transaction's, and nothing of ours", sum, err)
+		}
+	})
+}
+
+// What Scope.Tx began, Scope.Tx ends.
+func TestALibraryCantCommitScopeTxsTransaction(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, &sharding.Options{MaxOpenConns: 1}, nil)
+		ctx, s := w.acquire(1)
+		err := s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
+			if err := insert(ctx, tx, 1); err != nil {
+				return err
+			}
+			checkIs(t, "Commit of the *sql.Tx", tx.SQL().Commit(), sharding.ErrRefused)
+			return nil // overlooked
+		})
+		checkIs(t, "Tx", err, sql.ErrTxDone)
+		w.wantCount(1, 1, 0)
+		checkIs(t, "the next", s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error { return insert(ctx, tx, 1) }), nil)
+	})
+}
+
+// Another package's transaction in the context is not ours to write into, and
+// another scope's neither.
+func TestATransactionInsideOfAForeignOneIsRefused(t *testing.T) {
 	t.Parallel()
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
 		w := newWorld(t, f, nil, nil)
 		ctx, s := w.acquire(1)
-		var ended *sharding.Tx
+		type foreign struct{ podworks.Tx }
+		never := func(context.Context, *sharding.Tx) error {
+			t.Error("the closure ran")
+			return nil
+		}
+		checkIs(t, "inside of another package's", s.Tx(podworks.WithTx(ctx, foreign{}), never), sharding.ErrRefused)
+		_, three := w.acquire(3)
 		err := s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
-			ended = tx
-			err := s.Tx(ctx, func(context.Context, *sharding.Tx) error {
-				t.Error("a transaction ran inside of a transaction")
-				return nil
-			})
-			if err == nil {
-				t.Error("a transaction inside of a transaction: got no error")
-			}
-			return insert(ctx, tx, 1)
+			checkIs(t, "inside of another shop's", three.Tx(podworks.WithTx(three, tx), never), sharding.ErrRefused)
+			return nil
 		})
-		checkIs(t, "the outer transaction", err, nil)
-		_, err = ended.ExecContext(ctx, insertThing)
-		checkIs(t, "a transaction that has ended", err, sql.ErrTxDone)
-		w.wantCount(1, 1, 1)
+		checkIs(t, "the outer", err, nil)
+		checkIs(t, "without any scope", sharding.FromContext(t.Context()).Tx(t.Context(), never), sharding.ErrNoScope)
 	})
 }
 
@@ -338,16 +492,16 @@ func TestATransactionOfAReleasedScope(t *testing.T) {
 	t.Parallel()
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
 		w := newWorld(t, f, nil, nil)
-		ctx, s, release, err := w.cluster.Acquire(t.Context(), 1)
+		s, err := w.cluster.Acquire(t.Context(), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
-			release() // a request that ended before its goroutine
+		err = s.Tx(s, func(ctx context.Context, tx *sharding.Tx) error {
+			s.Release() // a request that ended before its goroutine
 			return insert(ctx, tx, 1)
 		})
 		checkIs(t, "a statement after the release", err, sharding.ErrReleased)
-		err = s.Tx(ctx, func(context.Context, *sharding.Tx) error { return nil })
+		err = s.Tx(s, func(context.Context, *sharding.Tx) error { return nil })
 		checkIs(t, "a transaction after the release", err, sharding.ErrReleased)
 		err = s.Tx(t.Context(), func(context.Context, *sharding.Tx) error { return nil })
 		checkIs(t, "a transaction without the scope's context", err, sharding.ErrNoScope)

@@ -1,0 +1,238 @@
+package sharding
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/podworks/podworks"
+	"github.com/podworks/podworks/internal/fence"
+)
+
+// An owned transaction is one of Scope.Tx, which has waited for the shop's turn
+// itself, before it took a connection from the others, and alone may commit.
+type owned struct{ ending bool }
+
+type ownedKey struct{}
+
+// BeginTx starts a transaction; unless it is read-only, it has the fence's
+// shared lock when BeginTx returns.
+func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	s, b, err := c.check(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t, err := c.begin(ctx, s, b, opts)
+	if err != nil {
+		return nil, err // and no *tx in a driver.Tx
+	}
+	return t, nil
+}
+
+var isolations = map[driver.IsolationLevel]string{
+	0: "", // the server's default
+	1: "READ UNCOMMITTED",
+	2: "READ COMMITTED",
+	4: "REPEATABLE READ",
+	6: "SERIALIZABLE",
+}
+
+// begin starts a transaction and takes the fence, unless it is read-only.
+func (c *conn) begin(ctx context.Context, s *Scope, b *binding, opts driver.TxOptions) (*tx, error) {
+	if opts.ReadOnly {
+		return c.start(ctx, s, opts)
+	}
+	owner, _ := ctx.Value(ownedKey{}).(*owned)
+	if owner == nil && c.tx == nil {
+		if err := c.pod.cluster.gates.enter(ctx, b.route.Shop); err != nil {
+			return nil, err
+		}
+	}
+	t, err := c.start(ctx, s, opts)
+	if err != nil {
+		if owner == nil && c.tx == nil {
+			c.pod.cluster.gates.leave(b.route.Shop)
+		}
+		return nil, err
+	}
+	t.owner, t.gated = owner, owner == nil
+	row, err := c.lock(ctx, b.route.Shop)
+	if err == nil && (row.State != fence.Open || row.Epoch != b.route.Epoch) {
+		err = &Error{Shop: b.route.Shop, Pod: c.pod.id, Err: ErrMoved, Note: fmt.Sprintf("the write came with epoch %d; the pod's fence says %v", b.route.Epoch, row)}
+	}
+	if err != nil {
+		// Rolled back at once, so that the gap lock on a missing row, which would
+		// keep a mover or a new shop from making it, does not stay.
+		if rollback := t.Rollback(); rollback != nil {
+			err = errors.Join(err, rollback)
+		}
+		return nil, err
+	}
+	s.root.load.writes.Add(1)
+	return t, nil
+}
+
+// start starts a transaction without the fence.
+func (c *conn) start(ctx context.Context, s *Scope, opts driver.TxOptions) (*tx, error) {
+	if c.tx != nil {
+		return nil, &Error{Shop: s.root.shop, Pod: c.pod.id, Err: ErrRefused, Used: usedAt(), Note: "a transaction is open on this connection, and another START TRANSACTION would commit it"}
+	}
+	level, ok := isolations[opts.Isolation]
+	if !ok {
+		return nil, fmt.Errorf("sharding: MySQL has no isolation level %d", opts.Isolation)
+	}
+	if level != "" {
+		if _, err := c.innerConn.ExecContext(ctx, `SET TRANSACTION ISOLATION LEVEL `+level, nil); err != nil {
+			return nil, err
+		}
+	}
+	mode := `START TRANSACTION READ WRITE`
+	if opts.ReadOnly {
+		mode = `START TRANSACTION READ ONLY`
+	}
+	if _, err := c.innerConn.ExecContext(ctx, mode, nil); err != nil {
+		return nil, err
+	}
+	c.tx = &tx{conn: c, shop: s.root.shop, readOnly: opts.ReadOnly}
+	return c.tx, nil
+}
+
+// lock takes the shared lock on the shop's row. This select is a locking one,
+// so it sees the newest row and leaves the transaction's snapshot to be taken
+// by the first read of the application, after the lock.
+func (c *conn) lock(ctx context.Context, shop podworks.ShopID) (fence.Row, error) {
+	row := fence.Row{Shop: shop, State: fence.Absent}
+	rows, err := c.innerConn.QueryContext(ctx, fence.SharedLock(shop), nil)
+	if err != nil {
+		return row, err
+	}
+	dest := make([]driver.Value, 4)
+	switch err := rows.Next(dest); {
+	case errors.Is(err, io.EOF):
+		return row, rows.Close()
+	case err != nil:
+		rows.Close()
+		return row, err
+	}
+	epoch, errEpoch := toUint(dest[0])
+	destination, errDestination := toUint(dest[2])
+	token, errToken := toUint(dest[3])
+	row.Epoch, row.State, row.Destination, row.Token = podworks.Epoch(epoch), fence.State(toString(dest[1])), podworks.PodID(destination), token
+	return row, errors.Join(errEpoch, errDestination, errToken, rows.Close())
+}
+
+func toUint(v driver.Value) (uint64, error) {
+	switch v := v.(type) {
+	case int64:
+		return uint64(v), nil
+	case uint64:
+		return v, nil
+	}
+	var n uint64
+	if _, err := fmt.Sscanf(toString(v), "%d", &n); err != nil {
+		return 0, fmt.Errorf("sharding: the fence row holds %q, want a number", toString(v))
+	}
+	return n, nil
+}
+
+func toString(v driver.Value) string {
+	if b, ok := v.([]byte); ok {
+		return string(b)
+	}
+	s, _ := v.(string)
+	return s
+}
+
+// A tx ends what begin began.
+type tx struct {
+	conn     *conn
+	shop     podworks.ShopID
+	readOnly bool
+	gated    bool   // has a place that it must give back
+	owner    *owned // if it is Scope.Tx's
+	lost     error  // why the server ended the transaction before its owner did
+}
+
+// end notes that the transaction is over, one way or the other.
+func (t *tx) end() {
+	t.conn.tx = nil
+	if t.gated {
+		t.gated = false
+		t.conn.pod.cluster.gates.leave(t.shop)
+	}
+}
+
+// Commit sends COMMIT, whatever became of the caller's context: the driver has
+// none here, and an interrupted COMMIT would only leave us not knowing. It never
+// returns driver.ErrBadConn, for which database/sql would do the work again.
+func (t *tx) Commit() error {
+	if t.owner != nil && !t.owner.ending {
+		_ = t.Rollback()
+		return &Error{Shop: t.shop, Pod: t.conn.pod.id, Err: ErrRefused, Used: usedAt(), Note: "the transaction is Scope.Tx's, which commits it when its function has returned; it was rolled back"}
+	}
+	return t.commit(context.Background())
+}
+
+func (t *tx) commit(ctx context.Context) error {
+	c := t.conn
+	lost := t.lost
+	if lost == nil {
+		lost = ctx.Err() // nothing is sent any more
+	}
+	if lost != nil {
+		_ = t.Rollback() // it fails only with the connection
+		return fmt.Errorf("sharding: pod %d: rolled back: %w", c.pod.id, lost)
+	}
+	defer t.end()
+	_, err := c.innerConn.ExecContext(ctx, `COMMIT`, nil)
+	if err != nil {
+		c.broken = true
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, driver.ErrBadConn):
+		// The driver's promise: nothing was sent. With the connection the
+		// transaction is gone too.
+		return fmt.Errorf("sharding: pod %d: rolled back: the connection was lost before COMMIT was sent", c.pod.id)
+	case refusedCommit(err):
+		return fmt.Errorf("sharding: pod %d: rolled back: %w", c.pod.id, err)
+	}
+	return fmt.Errorf("sharding: pod %d: %w: %w", c.pod.id, podworks.ErrOutcomeUnknown, err)
+}
+
+// refusedCommit reports whether the server answered, and its answer means that
+// the transaction is rolled back. The exceptions are answers that a session
+// also gets when it is ended in the middle of committing.
+func refusedCommit(err error) bool {
+	var e *mysql.MySQLError
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Number {
+	case 1053, // server shutdown in progress
+		1180, // error during COMMIT
+		1317, // query execution was interrupted
+		1927, // connection was killed
+		3168, // server isn't available
+		4031: // the client was disconnected because of inactivity
+		return false
+	}
+	return true
+}
+
+// Rollback ends the transaction, or the session with it.
+func (t *tx) Rollback() error {
+	c := t.conn
+	defer t.end()
+	_, err := c.innerConn.ExecContext(context.Background(), `ROLLBACK`, nil)
+	if err != nil {
+		// In the pool, the next START TRANSACTION would commit what is left.
+		c.broken = true
+	}
+	return err
+}

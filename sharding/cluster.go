@@ -23,7 +23,8 @@ type Cluster struct {
 	opts Options
 
 	scopes    atomic.Int64 // that live
-	podScopes int64        // that may live in one pod
+	fanOuts   atomic.Uint64
+	podScopes int64 // that may live in one pod
 	gates     gates
 	loads     loads
 }
@@ -78,6 +79,9 @@ type Hooks struct {
 	// Fenced is called when a transaction of Scope.Tx has the fence, with the time
 	// since it was asked for. A move of its shop in between is part of it.
 	Fenced func(podworks.Route, time.Duration)
+
+	// EachPod is called when EachPod's function has ended for a pod.
+	EachPod func(reason string, pod podworks.PodID, took time.Duration, err error)
 }
 
 // A pod is one pod's pool.
@@ -180,8 +184,9 @@ func (c *Cluster) Close() error {
 
 // Stats are a cluster's figures. Those of PodStats.DB are database/sql's.
 type Stats struct {
-	Scopes    int64 // that live now
-	WaitingTx int64 // write transactions that wait now for their shop's others to end
+	Scopes    int64  // that live now
+	WaitingTx int64  // write transactions that wait now for their shop's others to end
+	FanOuts   uint64 // calls of EachPod
 	Pods      map[podworks.PodID]PodStats
 	Directory DirectoryStats
 }
@@ -195,7 +200,7 @@ type PodStats struct {
 
 // Stats returns the cluster's figures.
 func (c *Cluster) Stats() Stats {
-	s := Stats{Scopes: c.scopes.Load(), WaitingTx: c.gates.waiting.Load(), Pods: map[podworks.PodID]PodStats{}, Directory: c.dir.Stats()}
+	s := Stats{Scopes: c.scopes.Load(), WaitingTx: c.gates.waiting.Load(), FanOuts: c.fanOuts.Load(), Pods: map[podworks.PodID]PodStats{}, Directory: c.dir.Stats()}
 	for id, p := range c.pods {
 		s.Pods[id] = PodStats{Scopes: p.scopes.Load(), Refused: p.refused.Load(), DB: p.db.Stats()}
 	}
@@ -225,34 +230,4 @@ func (c *Cluster) Migrate(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// CreateShop adds a shop to the directory and opens it in its pod. Hosts are
-// the names under which the edge finds it. A shop that is only half there (the
-// process died in between) is refused every write until CreateShop has run
-// again, which is no error.
-func (c *Cluster) CreateShop(ctx context.Context, shop podworks.ShopID, pod podworks.PodID, hosts ...string) (podworks.Route, error) {
-	p, ok := c.pods[pod]
-	if !ok {
-		return podworks.Route{}, fmt.Errorf("sharding: create shop %d: %w %d: this process has no connector for it", shop, ErrUnknownPod, pod)
-	}
-	r, err := c.dir.addShop(ctx, shop, pod, hosts)
-	if err != nil {
-		return r, fmt.Errorf("sharding: %w", err)
-	}
-	if r.Epoch > 1 {
-		return r, nil // it has lived and moved since
-	}
-	if err := p.unscoped(ctx, func(db *sql.DB) error { return fence.Create(ctx, db, shop) }); err != nil {
-		return r, fmt.Errorf("sharding: create shop %d: %w", shop, err)
-	}
-	return r, nil
-}
-
-// unscoped runs fn with a pool without scope check or fence, for the suite's
-// own tables.
-func (p *pod) unscoped(ctx context.Context, fn func(*sql.DB) error) error {
-	db := sql.OpenDB(p.raw)
-	defer db.Close()
-	return fn(db)
 }

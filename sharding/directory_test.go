@@ -54,7 +54,7 @@ func TestRunFollowsTheMaster(t *testing.T) {
 			t.Fatal(err)
 		}
 		await(t, "a new shop", func() bool { return dir.has(t, podworks.Route{Shop: 4, Pod: 1, Region: "here", Epoch: 1}) })
-		// A pod that fails over changes the routes of all its shops.
+		// A pod that fails over changes the routes of all its shops, and is one row.
 		if _, err := w.master.ExecContext(t.Context(), `UPDATE podworks_version SET version = version + 1`); err != nil {
 			t.Fatal(err)
 		}
@@ -98,6 +98,10 @@ func TestTheLastSnapshotOutlivesTheMaster(t *testing.T) {
 			if !dir.has(t, one) {
 				t.Errorf("%s: the snapshot is gone", fault.name)
 			}
+			await(t, "the route's age to say so", func() bool { return dir.Stats().Age > 200*time.Millisecond })
+			if got := dir.Stats(); got.Failures == 0 {
+				t.Errorf("%s: %+v, want failures", fault.name, got)
+			}
 			// An unknown shop is not the same as one that can't be asked for.
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			if _, err := dir.Lookup(ctx, 99); err == nil || errors.Is(err, sharding.ErrUnknownShop) {
@@ -110,6 +114,7 @@ func TestTheLastSnapshotOutlivesTheMaster(t *testing.T) {
 			if got := lines.next(t); !strings.Contains(got, "fresh again") {
 				t.Errorf("after %s: logged %q, want that it is fresh again", fault.name, got)
 			}
+			await(t, "the route's age to say so", func() bool { return dir.Stats().Age < 200*time.Millisecond })
 			shop := podworks.ShopID(10 + i)
 			if _, err := w.CreateShop(t.Context(), shop, 1); err != nil {
 				t.Fatal(err)
@@ -181,6 +186,19 @@ func TestHostsOfADirectory(t *testing.T) {
 		}
 		if want := (podworks.Route{Shop: 1, Pod: 2, Region: "here", Epoch: 2}); len(got) != 1 || got["one.example"] != want {
 			t.Errorf("Hosts since then = %v, want one.example at %v", got, want)
+		}
+		clear(got)
+		if err := w.dir.RemoveHost(t.Context(), 1, "One.example"); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.dir.AddHost(t.Context(), 2, "Deux.example"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.dir.Hosts(t.Context(), version+1, collect); err != nil {
+			t.Fatal(err)
+		}
+		if r, ok := got["one.example"]; !ok || r != (podworks.Route{}) || got["deux.example"].Shop != 2 {
+			t.Errorf("Hosts after one was removed and one added = %v, want one.example with the zero route, and deux.example", got)
 		}
 	})
 }

@@ -39,6 +39,9 @@ var (
 	// of work. Nothing was done; shed the request, or try again later.
 	ErrBusy = errors.New("sharding: too many units of work at a time")
 
+	// ErrClosed: the shop is closed, or was deleted.
+	ErrClosed = directory.ErrClosed
+
 	// ErrUnknownShop and ErrUnknownPod: the directory has no such shop or pod.
 	ErrUnknownShop = directory.ErrUnknownShop
 	ErrUnknownPod  = directory.ErrUnknownPod

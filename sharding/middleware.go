@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/podworks/podworks"
@@ -20,6 +18,7 @@ import (
 //
 //	no signed headers, or false ones   403
 //	unknown shop or host               404
+//	a shop that is closed              410
 //	directory out of reach             503
 //	no room in the process or the pod  503 (ErrBusy, or what Admit says)
 //
@@ -53,11 +52,8 @@ func (c *Cluster) named(r *http.Request) (podworks.Route, error) {
 	if c.opts.Key != nil {
 		return signature.Verify(r.Header, c.opts.Key, time.Now())
 	}
-	host := strings.ToLower(r.Host)
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	return c.dir.store.LookupHost(r.Context(), strings.TrimSuffix(host, "."))
+	shop, err := c.dir.lookupHost(r.Context(), r.Host)
+	return podworks.Route{Shop: shop}, err
 }
 
 func refuse(w http.ResponseWriter, err error) {
@@ -65,6 +61,8 @@ func refuse(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, signature.ErrMissing), errors.Is(err, signature.ErrInvalid):
 		code, text = http.StatusForbidden, "This request did not come through the edge: its route headers are missing or not signed by it."
+	case errors.Is(err, ErrClosed):
+		code, text = http.StatusGone, "This shop is closed."
 	case errors.Is(err, ErrUnknownShop):
 		code, text = http.StatusNotFound, "There is no shop here."
 	case errors.Is(err, context.Canceled):

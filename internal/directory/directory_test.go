@@ -1,7 +1,6 @@
 package directory_test
 
 import (
-	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -179,32 +178,53 @@ func TestAStoreWithoutTables(t *testing.T) {
 	})
 }
 
-// collect returns the shops whose routes changed since.
-func (m *master) collect(since uint64) (routes map[podworks.ShopID]podworks.Route, version uint64) {
+// collect returns the shops that changed since a version, and the version now.
+func (m *master) collect(since uint64) (shops map[podworks.ShopID]directory.Shop, version uint64) {
 	m.t.Helper()
-	routes = map[podworks.ShopID]podworks.Route{}
-	version, err := m.Routes(m.t.Context(), since, func(r podworks.Route) { routes[r.Shop] = r })
+	version, err := m.Version(m.t.Context())
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return routes, version
+	shops = map[podworks.ShopID]directory.Shop{}
+	if err := m.Shops(m.t.Context(), since, func(s directory.Shop) { shops[s.ID] = s }); err != nil {
+		m.t.Fatal(err)
+	}
+	return shops, version
 }
 
-func TestRoutesAndHostsSinceAVersion(t *testing.T) {
+func (m *master) collectPods(since uint64) map[podworks.PodID]directory.Pod {
+	m.t.Helper()
+	pods := map[podworks.PodID]directory.Pod{}
+	if err := m.Pods(m.t.Context(), since, func(p directory.Pod) { pods[p.ID] = p }); err != nil {
+		m.t.Fatal(err)
+	}
+	return pods
+}
+
+func TestWhatChangedSinceAVersion(t *testing.T) {
 	each(t, func(t *testing.T, m *master) {
+		ctx := t.Context()
 		m.addShop(2, 2, "two.example", "deux.example")
 		m.addShop(3, 3, "three.example")
 		all, v := m.collect(0)
-		if len(all) != 3 || all[2] != (podworks.Route{Shop: 2, Pod: 2, Region: "here", Epoch: 1}) {
-			t.Errorf("Routes since 0 = %v, want all three", all)
+		if len(all) != 3 || all[2] != (directory.Shop{ID: 2, Pod: 2, Epoch: 1}) {
+			t.Errorf("Shops since 0 = %v, want all three", all)
+		}
+		if pods := m.collectPods(0); len(pods) != 3 || pods[2].Region != "here" || pods[2].Version == 0 {
+			t.Errorf("Pods since 0 = %v, want all three", pods)
 		}
 		if none, same := m.collect(v); len(none) != 0 || same != v {
-			t.Errorf("Routes since %d = %v, %d; want none and the same version", v, none, same)
+			t.Errorf("Shops since %d = %v, %d; want none and the same version", v, none, same)
 		}
 		hosts := func(since uint64) (map[string]podworks.ShopID, uint64) {
 			t.Helper()
 			got := map[string]podworks.ShopID{}
-			v, err := m.Hosts(t.Context(), since, func(h string, r podworks.Route) { got[h] = r.Shop })
+			v, err := m.Hosts(ctx, since, func(h string, r podworks.Route) {
+				if _, lookup := m.LookupHost(ctx, h); (r == podworks.Route{}) != errors.Is(lookup, directory.ErrUnknownShop) {
+					t.Errorf("Hosts has %v for %s, and LookupHost %v", r, h, lookup)
+				}
+				got[h] = r.Shop
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -214,31 +234,53 @@ func TestRoutesAndHostsSinceAVersion(t *testing.T) {
 		if len(got) != 3 || got["deux.example"] != 2 || hv != v {
 			t.Errorf("Hosts since 0 = %v, %d; want three at version %d", got, hv, v)
 		}
+		do := func(err error) {
+			t.Helper()
+			checkIs(t, "a change", err, nil)
+		}
+		turn := func(_ podworks.Route, err error) { t.Helper(); do(err) }
 
+		two := []string{"two.example", "deux.example", "zwei.example"}
 		for _, c := range []struct {
 			name   string
 			change func()
+			pods   []podworks.PodID
 			shops  []podworks.ShopID
 			hosts  []string
 		}{
-			{"a new shop", func() { m.addShop(4, 1) }, []podworks.ShopID{4}, nil},
-			{"a new host", func() { m.addShop(2, 2, "zwei.example") }, nil, []string{"zwei.example"}},
-			{"nothing new", func() { m.addShop(2, 2, "zwei.example") }, nil, nil},
-			{"a new pod", func() { checkIs(t, "AddPod", m.AddPod(t.Context(), 4, "here"), nil) }, nil, nil},
-			{"a move", func() { m.move(2, 3) }, []podworks.ShopID{2}, []string{"two.example", "deux.example", "zwei.example"}},
-			{"a failover", func() { m.failover(3, "there") }, []podworks.ShopID{2, 3}, []string{"two.example", "deux.example", "zwei.example", "three.example"}},
+			{"a new shop", func() { m.addShop(4, 1) }, nil, []podworks.ShopID{4}, nil},
+			{"a new host", func() { m.addShop(2, 2, "zwei.example") }, nil, nil, []string{"zwei.example"}},
+			{"nothing new", func() { m.addShop(2, 2, "zwei.example") }, nil, nil, nil},
+			{"a new pod", func() { do(m.AddPod(ctx, 4, "here")) }, []podworks.PodID{4}, nil, nil},
+			{"a move", func() { m.move(2, 3) }, nil, []podworks.ShopID{2}, two},
+			{"a failover", func() { m.failover(3, "there") }, []podworks.PodID{3}, nil, append(two, "three.example")},
+			{"a closed shop", func() { turn(m.CloseShop(ctx, 2)) }, nil, []podworks.ShopID{2}, two},
+			{"a shop opened again", func() { turn(m.ReopenShop(ctx, 2)) }, nil, []podworks.ShopID{2}, two},
+			{"a removed host", func() { do(m.RemoveHost(ctx, 2, "zwei.example")) }, nil, nil, []string{"zwei.example"}},
+			{"a removed host that another shop has now", func() { do(m.AddHost(ctx, 3, "zwei.example")) }, nil, nil, []string{"zwei.example"}},
+			{"a deleted shop", func() { turn(m.CloseShop(ctx, 2)); turn(m.DeleteShop(ctx, 2)) }, nil, []podworks.ShopID{2}, []string{"two.example", "deux.example"}},
+			{"many shops", func() { do(m.AddShops(ctx, 1, []podworks.ShopID{4, 5, 6})) }, nil, []podworks.ShopID{5, 6}, nil},
 		} {
 			c.change()
-			routes, next := m.collect(v)
+			shops, next := m.collect(v)
 			if next <= v {
 				t.Errorf("after %s the version is %d, want more than %d", c.name, next, v)
 			}
-			if len(routes) != len(c.shops) {
-				t.Errorf("after %s: Routes = %v, want shops %v", c.name, routes, c.shops)
+			if len(shops) != len(c.shops) {
+				t.Errorf("after %s: Shops = %v, want %v", c.name, shops, c.shops)
 			}
 			for _, shop := range c.shops {
-				if want, err := m.Lookup(t.Context(), shop); err != nil || routes[shop] != want {
-					t.Errorf("after %s: Routes has %v, Lookup %v (%v)", c.name, routes[shop], want, err)
+				if want, _, err := m.Shop(ctx, shop); err != nil || shops[shop] != want {
+					t.Errorf("after %s: Shops has %v, Shop %v (%v)", c.name, shops[shop], want, err)
+				}
+			}
+			pods := m.collectPods(v)
+			if len(pods) != len(c.pods) {
+				t.Errorf("after %s: Pods = %v, want %v", c.name, pods, c.pods)
+			}
+			for _, pod := range c.pods {
+				if pods[pod].ID != pod || pods[pod].Version <= v {
+					t.Errorf("after %s: Pods = %v, want %d at a version above %d", c.name, pods, pod, v)
 				}
 			}
 			got, hostVersion := hosts(v)
@@ -246,11 +288,66 @@ func TestRoutesAndHostsSinceAVersion(t *testing.T) {
 				t.Errorf("after %s: Hosts = %v at %d, want %v at %d", c.name, got, hostVersion, c.hosts, next)
 			}
 			for _, h := range c.hosts {
-				if got[h] == 0 {
+				if _, ok := got[h]; !ok {
 					t.Errorf("after %s: Hosts = %v, want %s too", c.name, got, h)
 				}
 			}
 			v = next
+		}
+	})
+}
+
+// One change among many shops is found by index: the rows that the server reads
+// for it don't depend on how many shops there are.
+func TestAChangeIsFoundByIndex(t *testing.T) {
+	each(t, func(t *testing.T, m *master) {
+		ctx := t.Context()
+		const shops = 20_000
+		ids := make([]podworks.ShopID, shops)
+		for i := range ids {
+			ids[i] = podworks.ShopID(10 + i)
+		}
+		checkIs(t, "AddShops", m.AddShops(ctx, 1, ids), nil)
+		m.exec(`INSERT INTO podworks_hosts (host, shop_id, version) SELECT CONCAT('shop', shop_id, '.example'), shop_id, version FROM podworks_shops`)
+		m.exec(`ANALYZE TABLE podworks_shops, podworks_hosts, podworks_pods`)
+		since, err := m.Version(ctx)
+		checkIs(t, "Version", err, nil)
+		m.move(500, 3)
+		checkIs(t, "AddHost", m.AddHost(ctx, 501, "zwei.example"), nil)
+		checkIs(t, "RemoveHost", m.RemoveHost(ctx, 502, "shop502.example"), nil)
+		m.failover(3, "there")
+
+		one := m.open(nil)
+		one.SetMaxOpenConns(1) // the status is the session's
+		store := directory.New(one)
+		read := func() (rows int) {
+			t.Helper()
+			answer, err := one.QueryContext(ctx, `SHOW SESSION STATUS LIKE 'Handler\_read%'`)
+			checkIs(t, "SHOW STATUS", err, nil)
+			defer answer.Close()
+			for answer.Next() {
+				var name string
+				var n int
+				checkIs(t, "SHOW STATUS", answer.Scan(&name, &n), nil)
+				rows += n
+			}
+			return rows
+		}
+		for name, ask := range map[string]func(since uint64, each func()) error{
+			"Pods":         func(since uint64, each func()) error { return store.Pods(ctx, since, func(directory.Pod) { each() }) },
+			"Shops":        func(since uint64, each func()) error { return store.Shops(ctx, since, func(directory.Shop) { each() }) },
+			"ChangedHosts": func(since uint64, each func()) error { return store.ChangedHosts(ctx, since, func(string) { each() }) },
+			"Hosts": func(since uint64, each func()) error {
+				_, err := store.Hosts(ctx, since, func(string, podworks.Route) { each() })
+				return err
+			},
+		} {
+			n := 0
+			before := read()
+			checkIs(t, name, ask(since, func() { n++ }), nil)
+			if rows := read() - before; n == 0 || rows > 500 {
+				t.Errorf("%s: the server read %d rows for %d, want a few", name, rows, n)
+			}
 		}
 	})
 }
@@ -294,26 +391,34 @@ func TestReadersMissNothing(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					if i%3 == 0 {
+					switch i % 3 {
+					case 0:
 						m.move(shop, 2)
+					case 1:
+						if _, err := m.CloseShop(t.Context(), shop); err != nil {
+							t.Error(err)
+						}
 					}
 				}
 			})
 		}
-		seen := make([]map[podworks.ShopID]podworks.Route, readers)
+		seen := make([]map[podworks.ShopID]directory.Shop, readers)
 		for r := range readers {
-			seen[r] = map[podworks.ShopID]podworks.Route{}
+			seen[r] = map[podworks.ShopID]directory.Shop{}
 			reading.Go(func() {
 				var version uint64
 				for last := false; ; {
-					next, err := m.Routes(context.Background(), version, func(route podworks.Route) {
-						if have := seen[r][route.Shop]; have.Epoch > route.Epoch {
-							t.Errorf("a reader saw %v after %v", route, have)
-						}
-						seen[r][route.Shop] = route
-					})
+					next, err := m.Version(t.Context())
+					if err == nil {
+						err = m.Shops(t.Context(), version, func(s directory.Shop) {
+							if have := seen[r][s.ID]; have.Epoch > s.Epoch {
+								t.Errorf("a reader saw %v after %v", s, have)
+							}
+							seen[r][s.ID] = s
+						})
+					}
 					if err != nil || next < version {
-						t.Errorf("Routes since %d = %d, %v", version, next, err)
+						t.Errorf("what changed since %d, at %d: %v", version, next, err)
 						return
 					}
 					version = next

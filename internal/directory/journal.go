@@ -30,13 +30,14 @@ var (
 func (s *Store) Claim(ctx context.Context, shop podworks.ShopID, to podworks.PodID, lease time.Duration) (podworks.Move, error) {
 	m := podworks.Move{From: podworks.Route{Shop: shop}, State: podworks.MoveRunning, Step: "claimed"}
 	err := s.tx(ctx, func(tx *sql.Tx) error {
-		err := tx.QueryRowContext(ctx, `SELECT pod_id, epoch FROM podworks_shops WHERE shop_id = ? FOR UPDATE`, int64(shop)).Scan(&m.From.Pod, &m.From.Epoch)
-		if errors.Is(err, sql.ErrNoRows) {
-			return fmt.Errorf("%w: the directory has no such shop", ErrUnknownShop)
-		}
+		have, err := lockShop(ctx, tx, shop)
 		if err != nil {
 			return err
 		}
+		if err := have.Refusal(); err != nil && !hook.Off(ctx, offJournal) {
+			return err
+		}
+		m.From.Pod, m.From.Epoch = have.Pod, have.Epoch
 		if err := podExists(ctx, tx, to); err != nil {
 			return err
 		}
@@ -120,19 +121,14 @@ func (s *Store) Note(ctx context.Context, token uint64) error {
 // it since, so that a lost answer is looked up by asking again.
 func (s *Store) Decide(ctx context.Context, token uint64) (podworks.Route, error) {
 	var to podworks.Route
-	err := s.tx(ctx, func(tx *sql.Tx) error {
-		version, err := nextVersion(ctx, tx)
-		if err != nil {
-			return err
-		}
+	err := s.change(ctx, func(tx *sql.Tx, version uint64) error {
 		// The shop's row before the journal's, as Claim takes them.
-		var shop int64
+		var shop podworks.ShopID
 		if err := tx.QueryRowContext(ctx, `SELECT shop_id FROM podworks_moves WHERE token = ?`, token).Scan(&shop); err != nil {
 			return err
 		}
-		var pod podworks.PodID
-		var epoch podworks.Epoch
-		if err := tx.QueryRowContext(ctx, `SELECT pod_id, epoch FROM podworks_shops WHERE shop_id = ? FOR UPDATE`, shop).Scan(&pod, &epoch); err != nil {
+		have, err := lockShop(ctx, tx, shop)
+		if err != nil {
 			return err
 		}
 		m, err := scanMove(tx.QueryRowContext(ctx, selectMove+` WHERE m.token = ? FOR UPDATE`, token))
@@ -150,8 +146,8 @@ func (s *Store) Decide(ctx context.Context, token uint64) (podworks.Route, error
 			if m.State != podworks.MoveRunning {
 				return fmt.Errorf("%w: it is %s", ErrNotOurs, m.State)
 			}
-			if pod != m.From.Pod || epoch != m.From.Epoch {
-				return fmt.Errorf("%w: the shop was claimed in pod %d at epoch %d and is in pod %d at epoch %d", ErrNotOurs, m.From.Pod, m.From.Epoch, pod, epoch)
+			if have.Pod != m.From.Pod || have.Epoch != m.From.Epoch {
+				return fmt.Errorf("%w: the shop was claimed in pod %d at epoch %d and is in pod %d at epoch %d", ErrNotOurs, m.From.Pod, m.From.Epoch, have.Pod, have.Epoch)
 			}
 			// Locked, so that a failover can't raise an epoch between this look and the commit.
 			var same int
@@ -166,7 +162,7 @@ func (s *Store) Decide(ctx context.Context, token uint64) (podworks.Route, error
 			}
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE podworks_shops SET pod_id = ?, epoch = ?, version = ? WHERE shop_id = ?`,
-			int64(to.Pod), uint64(to.Epoch), version, shop); err != nil {
+			int64(to.Pod), uint64(to.Epoch), version, int64(shop)); err != nil {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `UPDATE podworks_moves SET state = 'decided', step = 'decided', noted_at = UTC_TIMESTAMP(6) WHERE token = ?`, token)
@@ -250,16 +246,4 @@ func scanMove(row interface{ Scan(...any) error }) (podworks.Move, error) {
 	m.Idle = time.Duration(idle) * time.Microsecond
 	m.To.Shop, m.To.Epoch = m.From.Shop, m.From.Epoch+1
 	return m, nil
-}
-
-func (s *Store) tx(ctx context.Context, fn func(*sql.Tx) error) error {
-	tx, err := s.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
-	if err := fn(tx); err != nil {
-		return err
-	}
-	return tx.Commit()
 }

@@ -16,15 +16,20 @@ CREATE TABLE IF NOT EXISTS podworks_pods (
 	KEY (version)
 ) ENGINE=InnoDB;
 
+-- Rows are never deleted: a shop's number comes back neither at a lower epoch nor
+-- unheard of by those who ask what changed.
 CREATE TABLE IF NOT EXISTS podworks_shops (
 	shop_id BIGINT NOT NULL PRIMARY KEY,
 	pod_id INT NOT NULL,
 	epoch BIGINT UNSIGNED NOT NULL,
+	state ENUM('open', 'closed', 'deleted') NOT NULL DEFAULT 'open',
 	version BIGINT UNSIGNED NOT NULL,
 	KEY (pod_id),
 	KEY (version)
 ) ENGINE=InnoDB;
 
+-- Shop 0 is nobody: a host that was taken from its shop stays as a row, so that
+-- those who ask what changed hear of it.
 CREATE TABLE IF NOT EXISTS podworks_hosts (
 	host VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
 	shop_id BIGINT NOT NULL,

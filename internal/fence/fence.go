@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/podworks/podworks"
 )
@@ -86,11 +87,33 @@ func Read(ctx context.Context, q queryer, shop podworks.ShopID, lock string) (Ro
 	return r, nil
 }
 
-// Create opens a new shop at epoch 1 in its first pod. A row that is there
+// Create opens new shops at epoch 1 in their first pod. A row that is there
 // stays as it is.
-func Create(ctx context.Context, db *sql.DB, shop podworks.ShopID) error {
-	if _, err := db.ExecContext(ctx, `INSERT IGNORE INTO podworks_fence (shop_id, epoch, state, destination, token) VALUES (?, 1, 'open', 0, 0)`, int64(shop)); err != nil {
-		return fmt.Errorf("open the fence of new shop %d: %w", shop, err)
+func Create(ctx context.Context, db *sql.DB, shops ...podworks.ShopID) error {
+	if len(shops) == 0 {
+		return nil
+	}
+	rows := make([]string, len(shops))
+	for i, shop := range shops {
+		rows[i] = fmt.Sprintf("(%d, 1, 'open', 0, 0)", shop)
+	}
+	if _, err := db.ExecContext(ctx, `INSERT IGNORE INTO podworks_fence (shop_id, epoch, state, destination, token) VALUES `+strings.Join(rows, ", ")); err != nil {
+		return fmt.Errorf("open the fence of new shop %v: %w", shops[0], err)
 	}
 	return nil
+}
+
+// Turn opens or closes (Absent) a shop at a new epoch, in the pod where it stays.
+// It waits for the write transactions in flight. A row that has this epoch or a
+// later one stays as it is; one that a mover has is refused.
+func Turn(ctx context.Context, db *sql.DB, shop podworks.ShopID, epoch podworks.Epoch, state State) error {
+	return change(ctx, db, shop, func(r Row) (Row, error) {
+		switch {
+		case r.Epoch >= epoch:
+			return r, nil
+		case r.State != Open && r.State != Absent:
+			return r, fmt.Errorf("%w: want open or absent, have %v", ErrToken, r)
+		}
+		return Row{Shop: shop, State: state, Epoch: epoch, Token: r.Token}, nil
+	})
 }

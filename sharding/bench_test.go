@@ -3,7 +3,12 @@ package sharding_test
 import (
 	"context"
 	"database/sql"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/podworks/podworks/internal/testcluster"
 	"github.com/podworks/podworks/sharding"
@@ -22,59 +27,121 @@ func BenchmarkAcquire(b *testing.B) {
 	}
 }
 
-// BenchmarkTx runs transactions of two statements from one goroutine, on a plain
-// pool, on the pod's, and with Scope.Tx; and single reads.
-func BenchmarkTx(b *testing.B) {
-	for _, f := range testcluster.Families() {
-		w := newWorld(b, f, nil, nil)
-		ctx, s := w.acquire(1)
-		for id := range 2 {
-			w.exec(1, `INSERT INTO things VALUES (1, ?, 0)`, id)
+func BenchmarkDo(b *testing.B) {
+	w := newWorld(b, testcluster.MariaDB, nil, nil)
+	ctx := b.Context()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := w.cluster.Do(ctx, 1, func(context.Context, *sharding.Scope) error { return nil }); err != nil {
+			b.Fatal(err)
 		}
-		const first, second = `UPDATE things SET v = v + 1 WHERE shop_id = 1 AND id = 0`, `UPDATE things SET v = v + 1 WHERE shop_id = 1 AND id = 1`
-		pools := map[string]*sql.DB{"plain": w.plain[1], "fenced": s.DB()}
-		for _, name := range []string{"plain", "fenced"} {
-			b.Run(string(f)+"/"+name, func(b *testing.B) {
-				for b.Loop() {
-					tx, err := pools[name].BeginTx(ctx, nil)
-					if err != nil {
-						b.Fatal(err)
-					}
-					for _, q := range []string{first, second} {
-						if _, err := tx.ExecContext(ctx, q); err != nil {
-							b.Fatal(err)
-						}
-					}
-					if err := tx.Commit(); err != nil {
-						b.Fatal(err)
-					}
-				}
-			})
-		}
-		b.Run(string(f)+"/Scope.Tx", func(b *testing.B) {
-			for b.Loop() {
-				err := s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
-					for _, q := range []string{first, second} {
-						if _, err := tx.ExecContext(ctx, q); err != nil {
-							return err
-						}
-					}
-					return nil
-				})
-				if err != nil {
-					b.Fatal(err)
+	}
+}
+
+// BenchmarkBesidePlain runs the same work on a plain pool and through a scope for
+// each unit of it, in turns, on one server. It reports the medians of both, and
+// that of the ratio of each pair of turns.
+func BenchmarkBesidePlain(b *testing.B) {
+	const (
+		read     = `SELECT v FROM things WHERE shop_id = 1 AND id = ?`
+		update   = `UPDATE things SET v = v + 1 WHERE shop_id = 1 AND id = ?`
+		manyOpen = 512
+	)
+	type work struct {
+		name  string
+		plain func(ctx context.Context, db *sql.DB, id int) error
+		ours  func(ctx context.Context, s *sharding.Scope, id int) error
+	}
+	query := func(ctx context.Context, db *sql.DB, id int) error {
+		var v int
+		return db.QueryRowContext(ctx, read, id).Scan(&v)
+	}
+	single := func(ctx context.Context, db *sql.DB, id int) error {
+		_, err := db.ExecContext(ctx, update, id)
+		return err
+	}
+	works := []work{
+		{"read", query, func(ctx context.Context, s *sharding.Scope, id int) error { return query(ctx, s.DB(), id) }},
+		{"tx", func(ctx context.Context, db *sql.DB, id int) error {
+			tx, err := db.BeginTx(ctx, nil)
+			if err != nil {
+				return err
+			}
+			defer tx.Rollback()
+			for i := range 2 {
+				if _, err := tx.ExecContext(ctx, update, 2*id+i); err != nil {
+					return err
 				}
 			}
-		})
-		for _, name := range []string{"plain", "fenced"} {
-			b.Run(string(f)+"/read/"+name, func(b *testing.B) {
-				var n int
-				for b.Loop() {
-					if err := pools[name].QueryRowContext(ctx, `SELECT v FROM things WHERE shop_id = 1 AND id = 0`).Scan(&n); err != nil {
-						b.Fatal(err)
+			return tx.Commit()
+		}, func(ctx context.Context, s *sharding.Scope, id int) error {
+			return s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
+				for i := range 2 {
+					if _, err := tx.ExecContext(ctx, update, 2*id+i); err != nil {
+						return err
 					}
 				}
+				return nil
+			})
+		}},
+		{"autocommit", single, func(ctx context.Context, s *sharding.Scope, id int) error { return single(ctx, s.DB(), id) }},
+	}
+	for _, f := range testcluster.Families() {
+		server := testcluster.Start(b, &testcluster.MySQLOptions{Family: f, Args: []string{"--max-connections=1200", "--innodb-buffer-pool-size=256M"}})
+		w := worldOn(b, server, &sharding.Options{MaxOpenConns: manyOpen, MaxOpenTx: manyOpen}, nil)
+		w.plain[1].SetMaxOpenConns(manyOpen)
+		w.plain[1].SetMaxIdleConns(manyOpen)
+		for id := range 2 * manyOpen {
+			w.exec(1, `INSERT INTO things VALUES (1, ?, 0)`, id)
+		}
+		for _, c := range []struct {
+			work    int
+			workers int
+		}{{0, 1}, {0, 16}, {1, 1}, {1, 16}, {1, manyOpen}, {2, 1}, {2, 16}} {
+			work := works[c.work]
+			b.Run(fmt.Sprintf("%s/%s/workers=%d", f, work.name, c.workers), func(b *testing.B) {
+				ctx := b.Context()
+				var plain, ours, ratio []float64
+				for range 9 {
+					p := rate(b, c.workers, func(id int) error { return work.plain(ctx, w.plain[1], id) })
+					o := rate(b, c.workers, func(id int) error {
+						return w.cluster.Do(ctx, 1, func(ctx context.Context, s *sharding.Scope) error { return work.ours(ctx, s, id) })
+					})
+					plain, ours, ratio = append(plain, p), append(ours, o), append(ratio, o/p)
+				}
+				b.ReportMetric(0, "ns/op") // of no meaning: leaves it out
+				b.ReportMetric(median(plain), "plain/s")
+				b.ReportMetric(median(ours), "ours/s")
+				b.ReportMetric(median(ratio), "of-plain")
 			})
 		}
 	}
+}
+
+// rate returns how often a second work is done by workers, each with an id of its
+// own.
+func rate(b *testing.B, workers int, work func(id int) error) float64 {
+	b.Helper()
+	const turn = 700 * time.Millisecond
+	var done atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for id := range workers {
+		wg.Go(func() {
+			for time.Since(start) < turn {
+				if err := work(id); err != nil {
+					b.Error(err)
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	return float64(done.Load()) / time.Since(start).Seconds()
+}
+
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/2]
 }

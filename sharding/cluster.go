@@ -27,6 +27,15 @@ type Cluster struct {
 	podScopes int64 // that may live in one pod
 	gates     gates
 	loads     loads
+	off       protections
+}
+
+// protections that a test has switched off, to see that it would notice.
+type protections struct {
+	lock     bool // the fence row is read without a lock
+	epoch    bool // the fence's epoch is not compared
+	owner    bool // a transaction is anybody's of the pod
+	readOnly bool // sessions are writable
 }
 
 // Options configure a Cluster. The zero value is ready to use.
@@ -65,12 +74,36 @@ type Options struct {
 	// every statement, those of the fence too, and no scope is checked before it.
 	Wrap func(pod podworks.PodID, inner driver.Connector) driver.Connector
 
+	// Locker, if set, takes the place of the table podworks_fence in each pod, for
+	// databases to which no table can be added. It promises less: see package
+	// redislock.
+	Locker func(pod podworks.PodID) Locker
+
+	// LockerIdle is how long a session may be idle with a Locker, in whole seconds:
+	// less than half of a lease of its lock, so that a writer that was paused finds
+	// its session gone before its lease is. Default 4 s, for redislock's default
+	// lease.
+	LockerIdle time.Duration
+
 	// MoveWait bounds how long Scope.Tx waits for a shop that is between two pods
 	// before it gives up with ErrMoved. Default 10 s. The context bounds it too.
 	MoveWait time.Duration
 
 	// Hooks are called on events.
 	Hooks Hooks
+}
+
+// A Locker lets write transactions begin in a pod. Share is called before START
+// TRANSACTION, concurrently; check directly before COMMIT, where its error rolls
+// back; release when the server has answered the end. Where the answer to COMMIT
+// was lost, release is not called, and the lease must lapse by itself. ErrMoved
+// (by Is) means that the pod does not own the shop at the route's epoch.
+//
+// If it has a method Create(context.Context, podworks.Route) error, CreateShop
+// and AddShops call it for each new shop. CloseShop and its like change the
+// directory alone: a process that has not heard can go on writing until it has.
+type Locker interface {
+	Share(ctx context.Context, r podworks.Route) (check func(context.Context) error, release func(), err error)
 }
 
 // Hooks are functions to call on events; nil ones are skipped. They are called
@@ -90,14 +123,11 @@ type pod struct {
 	cluster *Cluster
 	db      *sql.DB
 	raw     driver.Connector
+	locker  Locker // or nil: the fence is the table's
 
 	scopes  atomic.Int64  // that live and began here
 	refused atomic.Uint64 // with ErrBusy
 }
-
-// idleConn is less than the servers' idleSession, so that the pool closes idle
-// connections before the server does.
-const idleConn = idleSession / 2
 
 // New returns a cluster of pods with a connector each, from
 // mysql.NewConnector. It does no I/O; dir's Run must be running for moves to be
@@ -127,10 +157,13 @@ func New(dir *Directory, pods map[podworks.PodID]driver.Connector, opts *Options
 			inner = o.Wrap(id, inner)
 		}
 		p := &pod{id: id, cluster: c, raw: inner}
+		if o.Locker != nil {
+			p.locker = o.Locker(id)
+		}
 		p.db = sql.OpenDB(&connector{p})
 		p.db.SetMaxOpenConns(o.MaxOpenConns)
 		p.db.SetMaxIdleConns(o.MaxOpenConns)
-		p.db.SetConnMaxIdleTime(idleConn)
+		p.db.SetConnMaxIdleTime(p.idle() / 2) // before the server does
 		c.pods[id] = p
 	}
 	return c, nil
@@ -145,6 +178,7 @@ func (o *Options) withDefaults() Options {
 	d.MaxOpenTx = cmp.Or(d.MaxOpenTx, max(1, d.MaxOpenConns/2))
 	d.MaxScopes = cmp.Or(d.MaxScopes, 1024)
 	d.PodShare = cmp.Or(d.PodShare, 0.7)
+	d.LockerIdle = cmp.Or(d.LockerIdle, 4*time.Second)
 	d.MoveWait = cmp.Or(d.MoveWait, 10*time.Second)
 	return d
 }
@@ -166,6 +200,9 @@ func (o *Options) validate() []error {
 	}
 	if !(o.PodShare > 0 && o.PodShare <= 1) {
 		errs = append(errs, fmt.Errorf("PodShare is %v, want more than 0 and at most 1", o.PodShare))
+	}
+	if o.LockerIdle < time.Second || o.LockerIdle%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("LockerIdle is %v, want whole seconds, 1 or more", o.LockerIdle))
 	}
 	if o.MoveWait < 0 {
 		errs = append(errs, fmt.Errorf("MoveWait is %v, want a positive duration", o.MoveWait))
@@ -215,12 +252,16 @@ func (c *Cluster) Directory() *Directory { return c.dir }
 func FenceSchema() string { return fence.Schema }
 
 // Migrate creates the directory's tables in the master database and the fence
-// table in every pod, where they are missing. Its user needs CREATE.
+// table in every pod (unless there is a Locker), where they are missing. Its user
+// needs CREATE.
 func (c *Cluster) Migrate(ctx context.Context) error {
 	if err := c.dir.Migrate(ctx); err != nil {
 		return fmt.Errorf("sharding: master database: %w", err)
 	}
 	for _, p := range c.pods {
+		if p.locker != nil {
+			continue
+		}
 		err := p.unscoped(ctx, func(db *sql.DB) error {
 			_, err := db.ExecContext(ctx, fence.Schema)
 			return err

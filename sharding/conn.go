@@ -39,6 +39,7 @@ func (c *conn) ResetSession(ctx context.Context) error {
 // Close ends the connection, and what is open on it.
 func (c *conn) Close() error {
 	if c.tx != nil {
+		c.tx.release = nil // the server may not have heard yet
 		c.tx.end()
 	}
 	return c.innerConn.Close()
@@ -68,7 +69,7 @@ func (c *conn) check(ctx context.Context) (*Scope, *binding, error) {
 	if c.owner == nil {
 		c.owner = root
 	}
-	if owner := c.owner; owner != root {
+	if owner := c.owner; owner != root && !c.pod.cluster.off.owner {
 		what := "connection"
 		if c.tx != nil {
 			what = "transaction"

@@ -24,6 +24,13 @@ type connector struct{ pod *pod }
 // not hold a shop's shared lock for ever.
 const idleSession = time.Minute
 
+func (p *pod) idle() time.Duration {
+	if p.locker != nil {
+		return p.cluster.opts.LockerIdle
+	}
+	return idleSession
+}
+
 func (c *connector) Driver() driver.Driver { return c.pod.raw.Driver() }
 
 // Connect opens a connection whose session is read-only outside of fenced
@@ -53,9 +60,13 @@ func (c *conn) prepare(ctx context.Context) error {
 	if err := c.inspect(ctx); err != nil {
 		return err
 	}
+	mode := `READ ONLY`
+	if c.pod.cluster.off.readOnly {
+		mode = `READ WRITE`
+	}
 	for _, stmt := range []string{
-		`SET SESSION TRANSACTION READ ONLY`,
-		fmt.Sprintf(`SET SESSION wait_timeout = %d`, int(idleSession/time.Second)),
+		`SET SESSION TRANSACTION ` + mode,
+		fmt.Sprintf(`SET SESSION wait_timeout = %d`, int(c.pod.idle()/time.Second)),
 	} {
 		if _, err := c.innerConn.ExecContext(ctx, stmt, nil); err != nil {
 			return err

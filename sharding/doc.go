@@ -3,8 +3,48 @@
 //
 // Inside a shop's [Scope] every query goes to the pod that owns the shop;
 // anything else is an error: a query without a scope, with a released one, or
-// for another pod. A pod's *sql.DB is a real one, so sqlx, sqlc, gorm and ent
-// run on it unchanged.
+// for another pod. A pod's *sql.DB is a real one, so sqlx, sqlc, gorm, ent and
+// squirrel run on it unchanged.
+//
+// # Use
+//
+// Wrap the handlers with [Cluster.Middleware], take the scope with
+// [FromContext], read through [Scope.DB], and write through [Scope.Tx], which
+// waits out a move and goes on in the new pod:
+//
+//	shop := sharding.FromContext(r.Context())
+//	err := shop.Tx(r.Context(), func(ctx context.Context, tx *sharding.Tx) error {
+//		_, err := tx.ExecContext(ctx, `UPDATE products SET …`)
+//		return err
+//	})
+//
+// Work without a request uses [Cluster.Do], and a framework that can't use a
+// closure [Cluster.Acquire]. The scope is the context of its unit of work: what
+// is derived from it carries it, and each query is given such a context. Other
+// stores of the pod, or an ORM, come from a [PerPod].
+//
+// # What a scope promises
+//
+//	a scope of the same shop inside of it   joins it
+//	a scope of another shop inside of it    *CrossPodError, with the lines of both
+//	a query without a scope                 ErrNoScope
+//	any use after its end                   ErrReleased
+//	a pool, statement, transaction or
+//	connection of another pod               *CrossPodError
+//	a transaction or *sql.Conn of another
+//	scope, of the same pod too              *CrossPodError
+//	a handle from before the shop moved     ErrStale
+//
+// Each error names the line that acquired the scope and the line that used it.
+// Two things can't be told. Rows take no context when they are read, so those of
+// a scope that still lives can be read by anybody who holds them. And a
+// statement that was prepared on a pool is its text and no more: the pod's other
+// shops may run it, in scopes of their own, as libraries that keep one do.
+//
+// When the shop moves, the scope rebinds as a whole, at the first call of
+// Scope.DB or PerPod.Get after the directory has heard, or at its next refused
+// write. Everything it gives out from then on is of the new pod, and what it
+// gave out before is of no more use, so that no unit of work is in two pods.
 //
 // # The write fence
 //
@@ -14,7 +54,7 @@
 // mover takes the exclusive lock on the same row. So a shop can be moved while
 // it trades, and no process, however late, stale or frozen, can write to a pod
 // its shop has left. The fence costs one statement per transaction, three per
-// single write, and none per read.
+// single write, and none per read or read-only transaction.
 //
 // What keeps the lock from being lost:
 //
@@ -26,30 +66,32 @@
 //     statements), and what the list doesn't know, is refused with [ErrRefused].
 //   - A transaction that the server itself has rolled back, as after a deadlock,
 //     takes no more statements, and its end says so.
-//   - Connectors that allow several statements in one text are refused.
-//   - The server ends sessions that are idle for a minute.
+//   - Connectors that allow several statements in one text are refused, and so
+//     are Galera clusters and multi-primary groups, where a lock on one server
+//     keeps nobody from writing to another.
+//   - The server ends sessions that are idle for a minute: a frozen process can
+//     hold a shop for no longer.
+//
+// A write statement that returns rows (INSERT … RETURNING) outside of a
+// transaction comes as a query, and the server refuses it: run it in Scope.Tx.
 //
 // What is not promised: reads are not fenced. A process that has not heard of a
 // move reads the old pod's rows until its next look at the directory (see
-// DirectoryOptions.Poll) or its next refused write.
+// DirectoryOptions) or its next refused write.
 //
-// # Use
+// # One pod can't take the process down
 //
-// Wrap the handlers with [Cluster.Middleware], take the scope with
-// [FromContext], and write through [Scope.Tx], which waits out a move and goes
-// on in the new pod:
-//
-//	err := sharding.FromContext(ctx).Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
-//		_, err := tx.ExecContext(ctx, `UPDATE products SET …`)
-//		return err
-//	})
-//
-// Work without a request uses [Cluster.Do].
+// Each pod has a pool of its own, and the scopes of one pod can be at most 70 %
+// of those the process allows (Options.MaxScopes, PodShare): while a pod hangs,
+// its requests are shed with [ErrBusy], and the others' go on. Options.Admit puts
+// an application's own bulkhead in that place. The write transactions that one
+// shop has open through one process are bounded as well, and wait for their turn
+// in order.
 //
 // # Privileges
 //
 // The application's user needs SELECT, INSERT, UPDATE and DELETE on its tables
 // and SELECT, INSERT and UPDATE on podworks_fence. Locking a row in share mode
-// needs no more than that. Nothing here needs a privilege that managed servers
-// withhold.
+// needs no more than that. Migrate needs CREATE. Nothing here needs a privilege
+// that managed servers withhold.
 package sharding

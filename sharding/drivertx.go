@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -47,22 +48,49 @@ func (c *conn) begin(ctx context.Context, s *Scope, b *binding, opts driver.TxOp
 		return c.start(ctx, s, opts)
 	}
 	owner, _ := ctx.Value(ownedKey{}).(*owned)
-	if owner == nil && c.tx == nil {
-		if err := c.pod.cluster.gates.enter(ctx, b.route.Shop); err != nil {
+	if c.tx != nil {
+		owner = &owned{} // start refuses it
+	}
+	gates, route := &c.pod.cluster.gates, b.route
+	if owner == nil {
+		if err := gates.enter(ctx, route.Shop); err != nil {
 			return nil, err
 		}
 	}
-	t, err := c.start(ctx, s, opts)
+	t, err := c.enter(ctx, s, route, opts)
 	if err != nil {
-		if owner == nil && c.tx == nil {
-			c.pod.cluster.gates.leave(b.route.Shop)
+		if owner == nil {
+			gates.leave(route.Shop)
 		}
 		return nil, err
 	}
 	t.owner, t.gated = owner, owner == nil
-	row, err := c.lock(ctx, b.route.Shop)
-	if err == nil && (row.State != fence.Open || row.Epoch != b.route.Epoch) {
-		err = &Error{Shop: b.route.Shop, Pod: c.pod.id, Err: ErrMoved, Note: fmt.Sprintf("the write came with epoch %d; the pod's fence says %v", b.route.Epoch, row)}
+	s.root.load.writes.Add(1)
+	return t, nil
+}
+
+// enter starts a transaction and takes the fence.
+func (c *conn) enter(ctx context.Context, s *Scope, route podworks.Route, opts driver.TxOptions) (*tx, error) {
+	if locker := c.pod.locker; locker != nil {
+		check, release, err := locker.Share(ctx, route)
+		if err != nil {
+			return nil, fmt.Errorf("sharding: pod %d: %w", c.pod.id, err)
+		}
+		t, err := c.start(ctx, s, opts)
+		if err != nil {
+			release()
+			return nil, err
+		}
+		t.check, t.release = check, release
+		return t, nil
+	}
+	t, err := c.start(ctx, s, opts)
+	if err != nil {
+		return nil, err
+	}
+	row, err := c.lock(ctx, route.Shop)
+	if err == nil && (row.State != fence.Open || row.Epoch != route.Epoch && !c.pod.cluster.off.epoch) {
+		err = &Error{Shop: route.Shop, Pod: c.pod.id, Err: ErrMoved, Note: fmt.Sprintf("the write came with epoch %d; the pod's fence says %v", route.Epoch, row)}
 	}
 	if err != nil {
 		// Rolled back at once, so that the gap lock on a missing row, which would
@@ -72,7 +100,6 @@ func (c *conn) begin(ctx context.Context, s *Scope, b *binding, opts driver.TxOp
 		}
 		return nil, err
 	}
-	s.root.load.writes.Add(1)
 	return t, nil
 }
 
@@ -106,7 +133,11 @@ func (c *conn) start(ctx context.Context, s *Scope, opts driver.TxOptions) (*tx,
 // by the first read of the application, after the lock.
 func (c *conn) lock(ctx context.Context, shop podworks.ShopID) (fence.Row, error) {
 	row := fence.Row{Shop: shop, State: fence.Absent}
-	rows, err := c.innerConn.QueryContext(ctx, fence.SharedLock(shop), nil)
+	query := fence.SharedLock(shop)
+	if c.pod.cluster.off.lock {
+		query = strings.TrimSuffix(query, " LOCK IN SHARE MODE")
+	}
+	rows, err := c.innerConn.QueryContext(ctx, query, nil)
 	if err != nil {
 		return row, err
 	}
@@ -155,6 +186,9 @@ type tx struct {
 	gated    bool   // has a place that it must give back
 	owner    *owned // if it is Scope.Tx's
 	lost     error  // why the server ended the transaction before its owner did
+
+	check   func(context.Context) error // the Locker's
+	release func()
 }
 
 // end notes that the transaction is over, one way or the other.
@@ -163,6 +197,9 @@ func (t *tx) end() {
 	if t.gated {
 		t.gated = false
 		t.conn.pod.cluster.gates.leave(t.shop)
+	}
+	if t.release != nil {
+		t.release()
 	}
 }
 
@@ -183,6 +220,9 @@ func (t *tx) commit(ctx context.Context) error {
 	if lost == nil {
 		lost = ctx.Err() // nothing is sent any more
 	}
+	if lost == nil && t.check != nil {
+		lost = t.check(ctx)
+	}
 	if lost != nil {
 		_ = t.Rollback() // it fails only with the connection
 		return fmt.Errorf("sharding: pod %d: rolled back: %w", c.pod.id, lost)
@@ -202,6 +242,7 @@ func (t *tx) commit(ctx context.Context) error {
 	case refusedCommit(err):
 		return fmt.Errorf("sharding: pod %d: rolled back: %w", c.pod.id, err)
 	}
+	t.release = nil // the COMMIT may still be on its way
 	return fmt.Errorf("sharding: pod %d: %w: %w", c.pod.id, podworks.ErrOutcomeUnknown, err)
 }
 

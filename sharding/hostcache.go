@@ -110,6 +110,11 @@ func (c *hostCache) join(host string) (call *hostCall, ask func(context.Context)
 		}
 		delete(c.unknown, host)
 	}
+	if shop, ok := c.shops[host]; ok { // answered since get looked
+		call := &hostCall{done: make(chan struct{}), shop: shop}
+		close(call.done)
+		return call, nil, nil
+	}
 	if call := c.calls[host]; call != nil {
 		return call, nil, nil
 	}

@@ -38,7 +38,7 @@ func (c *Cluster) CreateShop(ctx context.Context, shop podworks.ShopID, pod podw
 	if r.Epoch > 1 {
 		return r, nil // it has lived and moved since
 	}
-	if err := p.unscoped(ctx, func(db *sql.DB) error { return fence.Create(ctx, db, shop) }); err != nil {
+	if err := p.open(ctx, r); err != nil {
 		return r, fmt.Errorf("sharding: create shop %d: %w", shop, err)
 	}
 	return r, nil
@@ -55,14 +55,11 @@ func (c *Cluster) AddShops(ctx context.Context, pod podworks.PodID, shops []podw
 	if err := c.dir.addShops(ctx, pod, shops); err != nil {
 		return fmt.Errorf("sharding: %w", err)
 	}
-	err = p.unscoped(ctx, func(db *sql.DB) error {
-		for some := range slices.Chunk(shops, 1000) {
-			if err := fence.Create(ctx, db, some...); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	routes := make([]podworks.Route, len(shops))
+	for i, shop := range shops {
+		routes[i] = podworks.Route{Shop: shop, Pod: pod, Epoch: 1}
+	}
+	err = p.open(ctx, routes...)
 	if err != nil {
 		return fmt.Errorf("sharding: add %d shops to pod %d: %w", len(shops), pod, err)
 	}
@@ -93,7 +90,7 @@ func (c *Cluster) ReopenShop(ctx context.Context, shop podworks.ShopID) error {
 // turn brings the fence row of a shop to where the directory says it is.
 func (c *Cluster) turn(ctx context.Context, r podworks.Route, state fence.State) error {
 	p, err := c.known(r.Pod)
-	if err == nil {
+	if err == nil && p.locker == nil {
 		err = p.unscoped(ctx, func(db *sql.DB) error { return fence.Turn(ctx, db, r.Shop, r.Epoch, state) })
 	}
 	if err != nil {
@@ -129,8 +126,10 @@ func (c *Cluster) DeleteShop(ctx context.Context, shop podworks.ShopID, progress
 		// The number is never given again, so nobody can open the shop in this pod
 		// while its rows go.
 		err = p.unscoped(ctx, func(db *sql.DB) error {
-			if err := fence.Turn(ctx, db, shop, r.Epoch, fence.Absent); err != nil {
-				return err
+			if p.locker == nil {
+				if err := fence.Turn(ctx, db, shop, r.Epoch, fence.Absent); err != nil {
+					return err
+				}
 			}
 			return deleteRows(ctx, db, shop, progress)
 		})
@@ -195,6 +194,33 @@ func deleteFrom(ctx context.Context, db *sql.DB, table string, shop podworks.Sho
 			return nil
 		}
 	}
+}
+
+// open lets new shops write in the pod. Those that could before stay as they are.
+func (p *pod) open(ctx context.Context, routes ...podworks.Route) error {
+	if p.locker != nil {
+		l, ok := p.locker.(interface {
+			Create(context.Context, podworks.Route) error
+		})
+		for i := 0; ok && i < len(routes); i++ {
+			if err := l.Create(ctx, routes[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return p.unscoped(ctx, func(db *sql.DB) error {
+		for some := range slices.Chunk(routes, 1000) {
+			shops := make([]podworks.ShopID, len(some))
+			for i, r := range some {
+				shops[i] = r.Shop
+			}
+			if err := fence.Create(ctx, db, shops...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (c *Cluster) known(pod podworks.PodID) (*pod, error) {

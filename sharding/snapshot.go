@@ -2,6 +2,8 @@ package sharding
 
 import (
 	"cmp"
+	"iter"
+	"math/bits"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -26,11 +28,15 @@ type snapshot struct {
 	forgetful bool // for tests: the answer that arrives last counts, however old
 }
 
-// A table is a hash table with open addressing whose size is a power of two. Its
-// slots are filled once and never emptied; a table that is half full is replaced
-// by one of twice the size.
+// A table has the words of shops. Those whose numbers were given in sequence, as
+// nearly all are, stand in a list by their number: finding one is one read of
+// memory, and a million are 8 MB. The others stand in a hash table with open
+// addressing, whose size is a power of two. Places are filled once and never
+// emptied; a table whose slots are half full is replaced by a larger one.
 type table struct {
+	list  []atomic.Uint64 // more than half of it is in use; a shop that isn't there has no word, 0
 	slots []slot
+	used  int // slots; guarded by the snapshot's mu
 }
 
 // A slot is a shop's. The word is written before the key, so that who finds the key
@@ -60,45 +66,46 @@ func (w word) epoch() podworks.Epoch  { return podworks.Epoch(w >> (podBits + st
 func (w word) place() int             { return int(w >> stateBits & (maxPods - 1)) }
 func (w word) state() directory.State { return directory.State(w & (1<<stateBits - 1)) }
 
-// find returns the slot of a shop, or else the free one where it belongs.
-//
-// The first place to look is the shop's number itself: numbers that were given in
-// sequence, as nearly all are, lie side by side and never in each other's way.
-// For others the way goes on in steps of a hash of the number, which visit every
-// slot since they are odd.
-func (t *table) find(shop podworks.ShopID) (s *slot, found bool) {
-	i, step := uint64(shop), uint64(0)
-	for {
-		s = &t.slots[i&uint64(len(t.slots)-1)]
-		switch s.key.Load() {
-		case 0:
-			return s, false
-		case int64(shop):
-			return s, true
+// find returns where a shop's word is, or nil when there is no place for it yet.
+func (t *table) find(shop podworks.ShopID) *atomic.Uint64 {
+	if uint64(shop) < uint64(len(t.list)) {
+		return &t.list[shop]
+	}
+	if s := t.slot(shop); s.key.Load() == int64(shop) && shop != 0 {
+		return &s.word
+	}
+	return nil
+}
+
+// slot returns the slot of a shop, or else the free one where it belongs. The
+// steps visit every slot, since they are odd.
+func (t *table) slot(shop podworks.ShopID) *slot {
+	const golden = 0x9e3779b97f4a7c15 // 2⁶⁴ divided by the golden ratio
+	h := uint64(shop) * golden
+	h = (h ^ h>>32) * golden // once more: what once leaves of a regular numbering makes long queues
+	for i := h >> 32; ; i += h | 1 {
+		s := &t.slots[i&uint64(len(t.slots)-1)]
+		if key := s.key.Load(); key == int64(shop) || key == 0 {
+			return s
 		}
-		if step == 0 {
-			step = uint64(shop) * 0x9e3779b97f4a7c15 // 2⁶⁴ divided by the golden ratio
-			step = step>>32 | 1
-		}
-		i += step
 	}
 }
 
 func newSnapshot() *snapshot {
 	s := &snapshot{places: map[podworks.PodID]int{}}
-	s.table.Store(&table{make([]slot, 64)})
+	s.table.Store(&table{slots: make([]slot, minSlots)})
 	s.pods.Store(new([]directory.Pod))
 	return s
 }
 
 // route returns the route of an open shop.
 func (s *snapshot) route(shop podworks.ShopID) (podworks.Route, bool) {
-	slot, found := s.table.Load().find(shop)
-	if !found {
+	at := s.table.Load().find(shop)
+	if at == nil {
 		return podworks.Route{}, false
 	}
-	w := word(slot.word.Load())
-	if w.state() != directory.Open {
+	w := word(at.Load())
+	if w == 0 || w.state() != directory.Open {
 		return podworks.Route{}, false
 	}
 	pod := &(*s.pods.Load())[w.place()]
@@ -107,15 +114,18 @@ func (s *snapshot) route(shop podworks.ShopID) (podworks.Route, bool) {
 
 // shop returns what is known of a shop.
 func (s *snapshot) shop(shop podworks.ShopID) (directory.Shop, bool) {
-	slot, found := s.table.Load().find(shop)
-	if !found {
+	at := s.table.Load().find(shop)
+	if at == nil {
 		return directory.Shop{}, false
 	}
-	return s.unpack(shop, slot), true
+	w := word(at.Load())
+	if w == 0 {
+		return directory.Shop{}, false
+	}
+	return s.unpack(shop, w), true
 }
 
-func (s *snapshot) unpack(shop podworks.ShopID, slot *slot) directory.Shop {
-	w := word(slot.word.Load())
+func (s *snapshot) unpack(shop podworks.ShopID, w word) directory.Shop {
 	return directory.Shop{ID: shop, Pod: (*s.pods.Load())[w.place()].ID, Epoch: w.epoch(), State: w.state()}
 }
 
@@ -133,17 +143,23 @@ func (s *snapshot) learn(pods []directory.Pod, shops []directory.Shop) {
 		}
 		w := uint64(pack(row.Epoch, place, row.State))
 		t := s.table.Load()
-		slot, found := t.find(row.ID)
-		if found {
-			if have := word(slot.word.Load()); have.epoch() <= row.Epoch || s.forgetful {
-				slot.word.Store(w)
+		at := t.find(row.ID)
+		if at == nil {
+			slot := t.slot(row.ID)
+			slot.word.Store(w)
+			slot.key.Store(int64(row.ID))
+			s.shops++
+			if t.used++; 2*t.used > len(t.slots) {
+				s.table.Store(t.grown(s.shops))
 			}
 			continue
 		}
-		slot.word.Store(w)
-		slot.key.Store(int64(row.ID))
-		if s.shops++; 2*s.shops > len(t.slots) {
-			s.table.Store(t.grown())
+		have := word(at.Load())
+		if have.epoch() <= row.Epoch || s.forgetful {
+			at.Store(w)
+		}
+		if have == 0 {
+			s.shops++
 		}
 	}
 }
@@ -171,18 +187,55 @@ func (s *snapshot) learnPodsLocked(pods []directory.Pod) {
 	}
 }
 
-// grown returns a copy of twice the size. A reader that is still in the old one
-// finds what was known when it began.
-func (t *table) grown() *table {
-	next := &table{make([]slot, 2*len(t.slots))}
-	for i := range t.slots {
-		if key := t.slots[i].key.Load(); key != 0 {
-			s, _ := next.find(podworks.ShopID(key))
-			s.word.Store(t.slots[i].word.Load())
-			s.key.Store(key)
+const minSlots = 64
+
+// grown returns a larger copy of a table of so many shops. Its list is the longest
+// of which more than half is in use. Its slots have room for the shops that are left and
+// for a quarter as many as there are in all, so that the copies of a table that
+// grows to n shops cost no more than some n in all. A reader that is still in the
+// old one finds what was known when it began.
+func (t *table) grown(shops int) *table {
+	var longer [64]int // how many numbers have so many bits
+	for shop := range t.all() {
+		longer[bits.Len64(uint64(shop))]++
+	}
+	list, listed := 0, 0
+	for n, sum := 0, 0; n < 48; n++ {
+		if sum += longer[n]; sum > 1<<n/2 {
+			list, listed = 1<<n, sum
 		}
 	}
+	slots := minSlots
+	for slots < 2*(shops-listed+shops/4) {
+		slots *= 2
+	}
+	next := &table{list: make([]atomic.Uint64, list), slots: make([]slot, slots), used: shops - listed}
+	for shop, w := range t.all() {
+		if at := next.find(shop); at != nil {
+			at.Store(uint64(w))
+			continue
+		}
+		s := next.slot(shop)
+		s.word.Store(uint64(w))
+		s.key.Store(int64(shop))
+	}
 	return next
+}
+
+// all yields the shops in any order.
+func (t *table) all() iter.Seq2[podworks.ShopID, word] {
+	return func(yield func(podworks.ShopID, word) bool) {
+		for shop := range t.list {
+			if w := t.list[shop].Load(); w != 0 && !yield(podworks.ShopID(shop), word(w)) {
+				return
+			}
+		}
+		for i := range t.slots {
+			if key := t.slots[i].key.Load(); key != 0 && !yield(podworks.ShopID(key), word(t.slots[i].word.Load())) {
+				return
+			}
+		}
+	}
 }
 
 // size returns how many shops are known.
@@ -194,15 +247,12 @@ func (s *snapshot) size() int {
 
 // all returns the pods and shops, each in the order of their numbers.
 func (s *snapshot) all() ([]directory.Pod, []directory.Shop) {
-	// The shops first: their pods are known by then.
-	t := s.table.Load()
-	shops := make([]directory.Shop, 0, len(t.slots)/2)
-	for i := range t.slots {
-		if key := t.slots[i].key.Load(); key != 0 {
-			shops = append(shops, s.unpack(podworks.ShopID(key), &t.slots[i]))
-		}
+	shops := make([]directory.Shop, 0, s.size())
+	for shop, w := range s.table.Load().all() {
+		shops = append(shops, s.unpack(shop, w))
 	}
 	slices.SortFunc(shops, func(a, b directory.Shop) int { return cmp.Compare(a.ID, b.ID) })
+	// The pods last: those of all shops are among them now.
 	pods := slices.Clone(*s.pods.Load())
 	slices.SortFunc(pods, func(a, b directory.Pod) int { return cmp.Compare(a.ID, b.ID) })
 	return pods, shops

@@ -8,10 +8,9 @@ import (
 	"io"
 	"strings"
 
-	"github.com/go-sql-driver/mysql"
-
 	"github.com/podworks/podworks"
 	"github.com/podworks/podworks/internal/fence"
+	"github.com/podworks/podworks/internal/flavor"
 )
 
 // An owned transaction is one of Scope.Tx, which has waited for the shop's turn
@@ -239,31 +238,11 @@ func (t *tx) commit(ctx context.Context) error {
 		// The driver's promise: nothing was sent. With the connection the
 		// transaction is gone too.
 		return fmt.Errorf("sharding: pod %d: rolled back: the connection was lost before COMMIT was sent", c.pod.id)
-	case refusedCommit(err):
+	case flavor.CommitRefused(err):
 		return fmt.Errorf("sharding: pod %d: rolled back: %w", c.pod.id, err)
 	}
 	t.release = nil // the COMMIT may still be on its way
 	return fmt.Errorf("sharding: pod %d: %w: %w", c.pod.id, podworks.ErrOutcomeUnknown, err)
-}
-
-// refusedCommit reports whether the server answered, and its answer means that
-// the transaction is rolled back. The exceptions are answers that a session
-// also gets when it is ended in the middle of committing.
-func refusedCommit(err error) bool {
-	var e *mysql.MySQLError
-	if !errors.As(err, &e) {
-		return false
-	}
-	switch e.Number {
-	case 1053, // server shutdown in progress
-		1180, // error during COMMIT
-		1317, // query execution was interrupted
-		1927, // connection was killed
-		3168, // server isn't available
-		4031: // the client was disconnected because of inactivity
-		return false
-	}
-	return true
 }
 
 // Rollback ends the transaction, or the session with it.

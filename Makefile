@@ -62,6 +62,10 @@ bench: setup ## run all benchmarks, or those that match BENCH=regexp
 bench-routing: ## look-up, refresh, signature, and a routed request beside httputil's
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./routing/... ./internal/signature
 
+.PHONY: bench-sharding
+bench-sharding: setup ## scopes, a million shops, and queries and writes beside a plain *sql.DB, in turns
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m ./sharding/... ./internal/site
+
 .PHONY: bench-toxi
 bench-toxi: ## a proxy without and with toxics, beside io.Copy and Toxiproxy, in turns
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m ./toxi/peer/...

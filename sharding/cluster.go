@@ -27,6 +27,7 @@ type Cluster struct {
 	podScopes int64 // that may live in one pod
 	gates     gates
 	loads     loads
+	asks      asks
 	off       protections
 }
 

@@ -17,7 +17,7 @@ func TestARefreshThatFailsHalfWayMissesNothing(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
 		master := openMaster(t, testcluster.Server(t, f))
 		writer := NewDirectory(master, nil)
-		shops := make([]podworks.ShopID, 20*learnAtOnce) // far more than is on its way at a time
+		shops := make([]podworks.ShopID, 3*learnAtOnce)
 		for i := range shops {
 			shops[i] = podworks.ShopID(100 + i)
 		}
@@ -36,6 +36,7 @@ func TestARefreshThatFailsHalfWayMissesNothing(t *testing.T) {
 			_, err := d.look(ctx, func() {
 				if answers++; answers == 2 { // the version, and a batch of shops
 					cancel()
+					eventually(t, "the driver to hear of it", func() bool { return master.Stats().InUse == 0 })
 				}
 			})
 			got := d.Stats()

@@ -262,7 +262,8 @@ func (s *Scope) rebind(r podworks.Route) error {
 // refused is what a scope does about a refused write: it asks the directory
 // where the shop is now, and rebinds.
 func (s *Scope) refused(ctx context.Context) error {
-	r, err := s.root.cluster.dir.Fresh(ctx, s.root.shop)
+	c := s.root.cluster
+	r, err := c.asks.fresh(ctx, c.dir, s.root.shop)
 	if err != nil {
 		return err
 	}

@@ -18,8 +18,9 @@ type PodID int32
 // A Region names a data centre, such as "us-east1".
 type Region string
 
-// An Epoch counts the moves of a shop, or the failovers of a pod. It only
-// grows. Zero is no epoch: the first owner of a shop has epoch 1.
+// An Epoch counts the changes of a shop (moves, closing, opening again), or the
+// failovers of a pod. It only grows. Zero is no epoch: the first owner of a shop
+// has epoch 1.
 type Epoch uint64
 
 // A Route says which pod serves a shop, and since which epoch. Comparing the

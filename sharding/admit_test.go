@@ -239,7 +239,7 @@ func TestAShopsOpenTransactionsAreBounded(t *testing.T) {
 				t.Error("a double key was written")
 			}
 			ending, end := context.WithCancel(ctx)
-			tx, err = s.DB().BeginTx(ending, nil)
+			_, err = s.DB().BeginTx(ending, nil)
 			checkIs(t, "BeginTx", err, nil)
 			end() // database/sql rolls back
 			await(t, "the rollback", func() bool { return w.cluster.Stats().Pods[1].DB.InUse == 0 })

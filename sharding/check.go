@@ -3,6 +3,7 @@ package sharding
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,8 +29,10 @@ func (p Problem) String() string {
 
 // Check looks for tables without shop_id or without an index that begins with
 // it, for tables that keep no transactions, and for what differs between the
-// schemas of the pods, of which the lowest is taken for the model. It reads
-// information_schema only. Run it in CI and after migrations.
+// schemas of the pods, of which the lowest is taken for the model; and for servers
+// on which the write fence doesn't hold, which refuse every connection. It reads
+// information_schema and variables only. Run it in CI, after migrations, and when
+// the application starts.
 //
 // Tables that belong to no shop, such as that of a migration tool, are named in
 // ignore. podworks_* tables are ignored anyway.
@@ -38,6 +41,13 @@ func (c *Cluster) Check(ctx context.Context, ignore ...string) ([]Problem, error
 	var model []schemaTable
 	var modelPod podworks.PodID
 	for _, id := range slices.Sorted(maps.Keys(c.pods)) {
+		var refused *Error
+		switch err := c.pods[id].db.PingContext(ctx); {
+		case errors.As(err, &refused):
+			problems = append(problems, Problem{Pod: id, What: refused.Note})
+		case err != nil:
+			return nil, fmt.Errorf("sharding: check pod %d: %w", id, err)
+		}
 		var tables []schemaTable
 		var fenced bool
 		err := c.pods[id].unscoped(ctx, func(db *sql.DB) (err error) {

@@ -1,12 +1,15 @@
 package sharding_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/podworks/podworks"
 	"github.com/podworks/podworks/internal/testcluster"
+	"github.com/podworks/podworks/sharding"
 )
 
 func TestCheckFindsWhatKeepsATableFromBeingMoved(t *testing.T) {
@@ -66,5 +69,57 @@ func TestCheckFindsWhatKeepsATableFromBeingMoved(t *testing.T) {
 		}) {
 			t.Errorf("without ignoring it: got %q, want a word about schema_migrations", got)
 		}
+	})
+}
+
+// Where several servers take writes, a lock on one keeps nobody from writing to
+// another.
+func TestServersWithSeveralPrimariesAreRefused(t *testing.T) {
+	t.Parallel()
+	refused := func(w *world, want string) {
+		t.Helper()
+		ctx, s := w.acquire(1)
+		_, err := s.DB().ExecContext(ctx, `DO 0`)
+		checkIs(t, want, err, sharding.ErrRefused)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want a word about %s", err, want)
+		}
+		problems, err := w.cluster.Check(t.Context())
+		if err != nil || len(problems) != 2 || !strings.Contains(problems[0].String(), want) {
+			t.Errorf("Check = %v, %v; want both pods refused because of %s", problems, err, want)
+		}
+	}
+	t.Run("mariadb", func(t *testing.T) {
+		t.Parallel()
+		libraries, _ := filepath.Glob("/usr/lib*/galera*/libgalera*smm.so")
+		if len(libraries) == 0 {
+			if os.Getenv("CI") != "" {
+				t.Fatal("there is no libgalera_smm.so; it comes with Debian's mariadb-server, as package galera-4")
+			}
+			t.Skip("there is no libgalera_smm.so, as Debian's package galera-4 has it")
+		}
+		server := testcluster.Start(t, &testcluster.MySQLOptions{Args: []string{
+			"--wsrep-on=ON", "--wsrep-provider=" + libraries[0], "--wsrep-cluster-address=gcomm://", "--wsrep-node-address=127.0.0.1",
+			"--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:0;base_host=127.0.0.1;gcache.size=1M",
+		}})
+		refused(worldOn(t, server, nil, nil), "Galera cluster (wsrep_on is ON)")
+	})
+	t.Run("mysql", func(t *testing.T) {
+		t.Parallel()
+		server := testcluster.Start(t, &testcluster.MySQLOptions{Family: testcluster.MySQL})
+		w := worldOn(t, server, &sharding.Options{MaxOpenConns: 1}, nil)
+		for _, stmt := range []string{
+			`INSTALL PLUGIN group_replication SONAME 'group_replication.so'`,
+			`SET GLOBAL group_replication_group_name = 'aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa'`,
+		} {
+			w.exec(1, stmt)
+		}
+		if problems, err := w.cluster.Check(t.Context()); err != nil || len(problems) != 0 {
+			t.Errorf("a group with one primary: Check = %v, %v; want no problem", problems, err)
+		}
+		w.exec(1, `SET GLOBAL group_replication_single_primary_mode = OFF`)
+		other := w.newCluster(w.dir, w.connectors(), nil) // a connection that was made before stays
+		w.cluster = other
+		refused(w, "multi-primary group (group_replication_single_primary_mode is OFF)")
 	})
 }

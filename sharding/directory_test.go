@@ -55,10 +55,19 @@ func TestRunFollowsTheMaster(t *testing.T) {
 		}
 		await(t, "a new shop", func() bool { return dir.has(t, podworks.Route{Shop: 4, Pod: 1, Region: "here", Epoch: 1}) })
 		// A pod that fails over changes the routes of all its shops, and is one row.
-		if _, err := w.master.ExecContext(t.Context(), `UPDATE podworks_version SET version = version + 1`); err != nil {
+		failover, err := w.master.BeginTx(t.Context(), nil)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.master.ExecContext(t.Context(), `UPDATE podworks_pods SET region = 'there', version = (SELECT version FROM podworks_version) WHERE pod_id = 2`); err != nil {
+		for _, query := range []string{
+			`UPDATE podworks_version SET version = version + 1`,
+			`UPDATE podworks_pods SET region = 'there', epoch = epoch + 1, version = (SELECT version FROM podworks_version) WHERE pod_id = 2`,
+		} {
+			if _, err := failover.ExecContext(t.Context(), query); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := failover.Commit(); err != nil {
 			t.Fatal(err)
 		}
 		for _, r := range []podworks.Route{{Shop: 1, Pod: 2, Region: "there", Epoch: 2}, {Shop: 2, Pod: 2, Region: "there", Epoch: 1}} {

@@ -76,8 +76,8 @@
 // transaction comes as a query, and the server refuses it: run it in Scope.Tx.
 //
 // What is not promised: reads are not fenced. A process that has not heard of a
-// move reads the old pod's rows until its next look at the directory (see
-// DirectoryOptions) or its next refused write.
+// move reads the old pod's rows until it has, within DirectoryOptions.Poll, or
+// some 10 ms with a Push, or until its next refused write.
 //
 // # One pod can't take the process down
 //

@@ -55,7 +55,7 @@ type exception struct {
 // exceptions are for _test.go files only: there is no reason for another.
 var exceptions = map[string]exception{
 	"internal/story": {
-		imports: []string{"sharding", "routing", "ferry"},
+		imports: []string{"sharding", "sharding/master", "routing", "ferry"},
 		reason:  "tests of the whole: they compose sharding, routing and ferry the way an application does",
 	},
 }

@@ -42,7 +42,7 @@ func (c *Cluster) Check(ctx context.Context, ignore ...string) ([]Problem, error
 	var modelPod podworks.PodID
 	for _, id := range slices.Sorted(maps.Keys(c.pods)) {
 		var refused *Error
-		switch err := c.pods[id].db.PingContext(ctx); {
+		switch err := c.pods[id].db().PingContext(ctx); {
 		case errors.As(err, &refused):
 			problems = append(problems, Problem{Pod: id, What: refused.Note})
 		case err != nil:

@@ -22,6 +22,7 @@ type Cluster struct {
 	pods map[podworks.PodID]*pod
 	opts Options
 
+	closed    atomic.Bool
 	scopes    atomic.Int64 // that live
 	fanOuts   atomic.Uint64
 	podScopes int64 // that may live in one pod
@@ -122,7 +123,7 @@ type Hooks struct {
 type pod struct {
 	id      podworks.PodID
 	cluster *Cluster
-	db      *sql.DB
+	pool    atomic.Pointer[sql.DB]
 	raw     driver.Connector
 	locker  Locker // or nil: the fence is the table's
 
@@ -161,10 +162,7 @@ func New(dir *Directory, pods map[podworks.PodID]driver.Connector, opts *Options
 		if o.Locker != nil {
 			p.locker = o.Locker(id)
 		}
-		p.db = sql.OpenDB(&connector{p})
-		p.db.SetMaxOpenConns(o.MaxOpenConns)
-		p.db.SetMaxIdleConns(o.MaxOpenConns)
-		p.db.SetConnMaxIdleTime(p.idle() / 2) // before the server does
+		p.open()
 		c.pods[id] = p
 	}
 	return c, nil
@@ -211,13 +209,36 @@ func (o *Options) validate() []error {
 	return errs
 }
 
+// open gives the pod a pool.
+func (p *pod) open() {
+	db := sql.OpenDB(&connector{p})
+	db.SetMaxOpenConns(p.cluster.opts.MaxOpenConns)
+	db.SetMaxIdleConns(p.cluster.opts.MaxOpenConns)
+	db.SetConnMaxIdleTime(p.idle() / 2) // before the server does
+	p.pool.Store(db)
+}
+
+func (p *pod) db() *sql.DB { return p.pool.Load() }
+
 // Close closes the pods' connections.
 func (c *Cluster) Close() error {
+	c.closed.Store(true)
 	var errs []error
 	for _, p := range c.pods {
-		errs = append(errs, p.db.Close())
+		errs = append(errs, p.db().Close())
 	}
 	return errors.Join(errs...)
+}
+
+// DB returns the pool of a pod, for libraries that are built around one: a
+// *gorm.DB of a PerPod, say. It refuses every context but those of the pod's
+// scopes, as Scope.DB's does, so what is built with it is used with a scope's.
+func (c *Cluster) DB(pod podworks.PodID) (*sql.DB, error) {
+	p, err := c.known(pod)
+	if err != nil {
+		return nil, fmt.Errorf("sharding: %w", err)
+	}
+	return p.db(), nil
 }
 
 // Stats are a cluster's figures. Those of PodStats.DB are database/sql's.
@@ -240,7 +261,7 @@ type PodStats struct {
 func (c *Cluster) Stats() Stats {
 	s := Stats{Scopes: c.scopes.Load(), WaitingTx: c.gates.waiting.Load(), FanOuts: c.fanOuts.Load(), Pods: map[podworks.PodID]PodStats{}, Directory: c.dir.Stats()}
 	for id, p := range c.pods {
-		s.Pods[id] = PodStats{Scopes: p.scopes.Load(), Refused: p.refused.Load(), DB: p.db.Stats()}
+		s.Pods[id] = PodStats{Scopes: p.scopes.Load(), Refused: p.refused.Load(), DB: p.db().Stats()}
 	}
 	return s
 }

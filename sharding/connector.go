@@ -31,6 +31,16 @@ func (p *pod) idle() time.Duration {
 	return idleSession
 }
 
+// Close is called when the pool has been closed. Some libraries do that to a pool
+// they were given, when they find that they can't use it (gorm.Open), or in a Close
+// of their own. The pod's shops must not go down with it.
+func (c *connector) Close() error {
+	if !c.pod.cluster.closed.Load() {
+		c.pod.open()
+	}
+	return nil
+}
+
 func (c *connector) Driver() driver.Driver { return c.pod.raw.Driver() }
 
 // Connect opens a connection whose session is read-only outside of fenced

@@ -291,6 +291,52 @@ func TestANestedScopeOfTheSameShopJoins(t *testing.T) {
 	})
 }
 
+// Some libraries close the pool they were given. The pod's shops live on, and the
+// cluster's own Close is final.
+func TestAPoolThatALibraryClosedIsReplaced(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, nil, nil)
+		ctx, s := w.acquire(1)
+		pool, err := w.cluster.DB(1)
+		if err != nil || pool != s.DB() {
+			t.Errorf("Cluster.DB = %p, %v; want the scope's, %p", pool, err, s.DB())
+		}
+		_, err = w.cluster.DB(9)
+		checkIs(t, "DB of an unknown pod", err, sharding.ErrUnknownPod)
+		pool.Close()
+		if err := pool.PingContext(ctx); err == nil {
+			t.Error("a closed pool answers")
+		}
+		checkIs(t, "the scope", s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error { return insert(ctx, tx, 1) }), nil)
+		w.cluster.Close()
+		if err := s.DB().PingContext(ctx); err == nil {
+			t.Error("the pool of a closed cluster answers")
+		}
+	})
+}
+
+// A write that misses its transaction would stay when that is rolled back, and,
+// being one more of its shop's, could wait for a place that the transaction has.
+func TestAWriteOnThePoolInsideOfTxIsRefused(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, &sharding.Options{MaxOpenTx: 1}, nil)
+		before, s := w.acquire(1)
+		err := s.Tx(before, func(ctx context.Context, tx *sharding.Tx) error {
+			_, err := s.DB().ExecContext(ctx, insertThing)
+			checkIs(t, "a single write", err, sharding.ErrRefused)
+			_, err = s.DB().BeginTx(ctx, nil)
+			checkIs(t, "BeginTx", err, sharding.ErrRefused)
+			var n int
+			checkIs(t, "a read", s.DB().QueryRowContext(ctx, `SELECT COUNT(*) FROM things`).Scan(&n), nil)
+			return insert(ctx, tx, 7)
+		})
+		checkIs(t, "the transaction", err, nil)
+		w.wantCount(1, 1, 1)
+	})
+}
+
 // A transaction inside of a transaction would commit the first.
 func TestASecondTransactionOnOneConnectionIsRefused(t *testing.T) {
 	t.Parallel()

@@ -50,6 +50,11 @@ func (c *conn) begin(ctx context.Context, s *Scope, b *binding, opts driver.TxOp
 	if c.tx != nil {
 		owner = &owned{} // start refuses it
 	}
+	if outer, ok := podworks.TxFrom(ctx); ok && owner == nil {
+		if t, ok := outer.(*Tx); ok && t.scope == s.root {
+			return nil, &Error{Shop: s.root.shop, Pod: c.pod.id, Err: ErrRefused, Used: usedAt(), Note: "a write on the pool inside of Scope.Tx: it would stay when that is rolled back, and wait for a place that that may hold; write through its tx"}
+		}
+	}
 	gates, route := &c.pod.cluster.gates, b.route
 	if owner == nil {
 		if err := gates.enter(ctx, route.Shop); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 // no proof of anything.
 func TestNoWriteGetsIntoAPodThatItsShopHasLeft(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
+	for i, c := range []struct {
 		protection string
 		late       func(t *testing.T, w *world) (acknowledged bool)
 	}{
@@ -70,6 +71,16 @@ func TestNoWriteGetsIntoAPodThatItsShopHasLeft(t *testing.T) {
 			}
 			return wasWritten(t, err, sharding.ErrCrossPod)
 		}},
+		// The same through Scope.Tx, and the shop leaves under the transaction.
+		{"owner", func(t *testing.T, w *world) bool {
+			_, s1 := w.acquire(1)
+			three, _ := w.acquire(3)
+			err := s1.Tx(three, func(ctx context.Context, tx *sharding.Tx) error {
+				checkIs(t, "the move", w.tryMove(1, 2), nil) // would wait, if it were the fence's shop
+				return insert(ctx, tx, 1)
+			})
+			return wasWritten(t, err, sharding.ErrCrossPod)
+		}},
 		// A write that looks like a read.
 		{"readOnly", func(t *testing.T, w *world) bool {
 			w.exec(1, `CREATE FUNCTION sell() RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN INSERT INTO things VALUES (1, 1, 1); RETURN 1; END`)
@@ -81,9 +92,9 @@ func TestNoWriteGetsIntoAPodThatItsShopHasLeft(t *testing.T) {
 		}},
 	} {
 		for _, off := range []bool{false, true} {
-			name := c.protection
+			name := fmt.Sprint(i, " ", c.protection)
 			if off {
-				name = "without " + name
+				name += " off"
 			}
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

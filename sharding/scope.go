@@ -198,8 +198,10 @@ func (s *Scope) Route() podworks.Route { return s.root.bound.Load().route }
 // DB returns the pool of the shop's pod. It refuses every context but those of
 // the pod's scopes. When the directory has heard that the shop has moved, DB
 // rebinds the scope as a whole: the pool of the new pod is returned, and handles
-// from before are ErrStale. So take it where you need it, and don't keep it.
-func (s *Scope) DB() *sql.DB { return s.follow().pod.db }
+// from before are ErrStale. So take it where you need it, and don't keep it. Use
+// it with contexts of this scope and no other: a single write goes under the fence
+// of its context's shop, whatever rows it names.
+func (s *Scope) DB() *sql.DB { return s.follow().pod.db() }
 
 // follow rebinds the scope if the directory knows a newer route.
 func (s *Scope) follow() *binding {
@@ -284,7 +286,7 @@ func (s *Scope) begin(ctx context.Context, o *owned) (*sql.Tx, error) {
 	start := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		b := s.root.bound.Load()
-		tx, err := b.pod.db.BeginTx(context.WithValue(ctx, ownedKey{}, o), nil)
+		tx, err := b.pod.db().BeginTx(context.WithValue(ctx, ownedKey{}, o), nil)
 		if err == nil {
 			if f := c.opts.Hooks.Fenced; f != nil {
 				f(b.route, time.Since(start))

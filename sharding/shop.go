@@ -38,7 +38,7 @@ func (c *Cluster) CreateShop(ctx context.Context, shop podworks.ShopID, pod podw
 	if r.Epoch > 1 {
 		return r, nil // it has lived and moved since
 	}
-	if err := p.open(ctx, r); err != nil {
+	if err := p.admitShops(ctx, r); err != nil {
 		return r, fmt.Errorf("sharding: create shop %d: %w", shop, err)
 	}
 	return r, nil
@@ -59,7 +59,7 @@ func (c *Cluster) AddShops(ctx context.Context, pod podworks.PodID, shops []podw
 	for i, shop := range shops {
 		routes[i] = podworks.Route{Shop: shop, Pod: pod, Epoch: 1}
 	}
-	err = p.open(ctx, routes...)
+	err = p.admitShops(ctx, routes...)
 	if err != nil {
 		return fmt.Errorf("sharding: add %d shops to pod %d: %w", len(shops), pod, err)
 	}
@@ -196,8 +196,9 @@ func deleteFrom(ctx context.Context, db *sql.DB, table string, shop podworks.Sho
 	}
 }
 
-// open lets new shops write in the pod. Those that could before stay as they are.
-func (p *pod) open(ctx context.Context, routes ...podworks.Route) error {
+// admitShops lets new shops write in the pod. Those that could before stay as
+// they are.
+func (p *pod) admitShops(ctx context.Context, routes ...podworks.Route) error {
 	if p.locker != nil {
 		l, ok := p.locker.(interface {
 			Create(context.Context, podworks.Route) error

@@ -1,0 +1,125 @@
+package shop
+
+import (
+	"context"
+	"database/sql"
+	"net/http"
+	"time"
+)
+
+type order struct {
+	ID      int64
+	Email   string
+	Cents   int64
+	Created time.Time
+	Items   []item
+}
+
+// checkout makes an order of a cart.
+func (a *App) checkout(ctx context.Context, r *http.Request) (any, error) {
+	var o order
+	if err := read(r, &o); err != nil {
+		return nil, err
+	}
+	user, err := a.userID(ctx, o.Email)
+	if err != nil {
+		return nil, err
+	}
+	tx, err := a.db.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Rollback()
+	if err := a.place(ctx, tx, r.PathValue("token"), user, &o); err != nil {
+		return nil, err
+	}
+	return o, tx.Commit()
+}
+
+// place turns the cart with that token into the order. What it is going to write
+// it reads FOR UPDATE: a transaction that has read a table and then writes to it
+// is in a deadlock with an ALTER TABLE that came in between.
+func (a *App) place(ctx context.Context, tx *sql.Tx, token string, user int64, o *order) error {
+	// The second press of a button waits here, and finds no cart.
+	var cart int64
+	err := tx.QueryRowContext(ctx, `SELECT id FROM carts WHERE token = ? FOR UPDATE`, token).Scan(&cart)
+	if err != nil {
+		return err
+	}
+	// In the order of the products, so that two orders never wait for each other.
+	o.Items, err = items(ctx, tx, `SELECT product_id, quantity, 0 FROM cart_items WHERE cart_id = ? ORDER BY product_id FOR UPDATE`, cart)
+	if err != nil {
+		return err
+	}
+	if len(o.Items) == 0 {
+		return errBadRequest
+	}
+	o.Cents = 0
+	for n := range o.Items {
+		i := &o.Items[n]
+		var stock int
+		err := tx.QueryRowContext(ctx, `SELECT cents, stock FROM products WHERE id = ? FOR UPDATE`, i.Product).Scan(&i.Cents, &stock)
+		if err != nil {
+			return err
+		}
+		if stock < i.Quantity {
+			return errSoldOut
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE products SET stock = stock - ? WHERE id = ?`, i.Quantity, i.Product); err != nil {
+			return err
+		}
+		o.Cents += i.Cents * int64(i.Quantity)
+	}
+	o.Created = now()
+	res, err := tx.ExecContext(ctx, `INSERT INTO orders (shop_id, user_id, cents, created_at) VALUES (?, ?, ?, ?)`,
+		shopOf(ctx), user, o.Cents, o.Created)
+	if err != nil {
+		return err
+	}
+	if o.ID, err = res.LastInsertId(); err != nil {
+		return err
+	}
+	for _, i := range o.Items {
+		_, err := tx.ExecContext(ctx, `INSERT INTO order_items (order_id, product_id, quantity, cents) VALUES (?, ?, ?, ?)`,
+			o.ID, i.Product, i.Quantity, i.Cents)
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := tx.ExecContext(ctx, `DELETE FROM cart_items WHERE cart_id = ?`, cart); err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `DELETE FROM carts WHERE id = ?`, cart)
+	return err
+}
+
+func (a *App) order(ctx context.Context, r *http.Request) (any, error) {
+	var o order
+	err := a.db.QueryRowContext(ctx, `SELECT o.id, u.email, o.cents, o.created_at FROM orders o JOIN users u ON u.id = o.user_id
+		WHERE o.shop_id = ? AND o.id = ?`, shopOf(ctx), r.PathValue("id")).Scan(&o.ID, &o.Email, &o.Cents, &o.Created)
+	if err != nil {
+		return nil, err
+	}
+	o.Items, err = items(ctx, a.db, `SELECT product_id, quantity, cents FROM order_items WHERE order_id = ? ORDER BY product_id`, o.ID)
+	return o, err
+}
+
+// items reads a query's items from a pool or in a transaction.
+func items(ctx context.Context, db interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}, query string, args ...any) ([]item, error) {
+	rows, err := db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []item
+	for rows.Next() {
+		var i item
+		if err := rows.Scan(&i.Product, &i.Quantity, &i.Cents); err != nil {
+			return nil, err
+		}
+		list = append(list, i)
+	}
+	return list, rows.Err()
+}

@@ -1,0 +1,48 @@
+package shop
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/podworks/podworks/sharding"
+)
+
+type product struct {
+	ID    int64
+	Title string
+	Cents int64
+	Stock int
+}
+
+func (a *App) products(ctx context.Context, _ *http.Request) (any, error) {
+	rows, err := pod(ctx).QueryContext(ctx, `SELECT id, title, cents, stock FROM products WHERE shop_id = ? ORDER BY title`, shopOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	list := []product{}
+	for rows.Next() {
+		var p product
+		if err := rows.Scan(&p.ID, &p.Title, &p.Cents, &p.Stock); err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, rows.Err()
+}
+
+func (a *App) addProduct(ctx context.Context, r *http.Request) (any, error) {
+	var p product
+	if err := read(r, &p); err != nil {
+		return nil, err
+	}
+	var err error
+	if p.ID, err = a.ids.Next(ctx); err != nil {
+		return nil, err
+	}
+	return p, write(ctx, func(ctx context.Context, tx *sharding.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO products (id, shop_id, title, cents, stock) VALUES (?, ?, ?, ?, ?)`,
+			p.ID, shopOf(ctx), p.Title, p.Cents, p.Stock)
+		return err
+	})
+}

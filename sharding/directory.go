@@ -391,6 +391,23 @@ func (d *Directory) AddHost(ctx context.Context, shop podworks.ShopID, host stri
 	return nil
 }
 
+// AddHosts is AddHost for many, as an existing database has them: a thousand in a
+// transaction. It may be repeated, and goes on from where it was.
+func (d *Directory) AddHosts(ctx context.Context, shops map[string]podworks.ShopID) error {
+	names := make(map[string]podworks.ShopID, len(shops))
+	for host, shop := range shops {
+		name := canonical(host)
+		if other, ok := names[name]; ok && other != shop {
+			return fmt.Errorf("sharding: host %q is given to shop %d and to shop %d", name, shop, other)
+		}
+		names[name] = shop
+	}
+	if err := d.store.AddHosts(ctx, names); err != nil {
+		return fmt.Errorf("sharding: %w", err)
+	}
+	return nil
+}
+
 // RemoveHost takes a host from a shop. Requests for it find no shop as soon as
 // the edge and the processes have heard. A host that is nobody's is no error;
 // one of another shop is.

@@ -45,7 +45,7 @@ func (c *Cluster) CreateShop(ctx context.Context, shop podworks.ShopID, pod podw
 }
 
 // AddShops is CreateShop for the shops that an existing database has: many, all
-// in one pod, without hosts (Directory.AddHost gives them theirs). It may be
+// in one pod, without hosts (Directory.AddHosts gives them theirs). It may be
 // repeated, and goes on from where it was.
 func (c *Cluster) AddShops(ctx context.Context, pod podworks.PodID, shops []podworks.ShopID) error {
 	p, err := c.known(pod)

@@ -168,6 +168,24 @@ func TestAddShopsTakesOverADatabase(t *testing.T) {
 			t.Error("AddShops of another pod's shop: got no error")
 		}
 		checkIs(t, "AddShops to an unknown pod", w.cluster.AddShops(ctx, 7, shops), sharding.ErrUnknownPod)
+		hosts := map[string]podworks.ShopID{}
+		for _, shop := range shops {
+			hosts[fmt.Sprintf("Shop-%d.example", shop)] = shop
+		}
+		for range 2 {
+			checkIs(t, "AddHosts", w.dir.AddHosts(ctx, hosts), nil)
+		}
+		answer, route := serve(t, w.cluster, httptest.NewRequest("GET", "http://shop-3499.example/", nil))
+		if answer.Code != http.StatusOK || route == nil || route.Shop != 3499 {
+			t.Errorf("a request for the last host: got %d and %v, want shop 3499", answer.Code, route)
+		}
+		for _, hosts := range []map[string]podworks.ShopID{
+			{"one.example": 1000}, {"new.example": 99}, {"-": 1, "": 1}, {"a.example": 1, "A.example": 3},
+		} {
+			if err := w.dir.AddHosts(ctx, hosts); err == nil {
+				t.Errorf("AddHosts of %v: got no error", hosts)
+			}
+		}
 		checkIs(t, "AddShops of none", w.cluster.AddShops(ctx, 1, nil), nil)
 	})
 }

@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/podworks/podworks"
@@ -19,23 +21,44 @@ const nobody = 0
 // no error. A move of the shop doesn't mind: it changes where the shop is, not
 // what it is called.
 func (s *Store) AddHost(ctx context.Context, shop podworks.ShopID, host string) error {
-	err := CheckHost(host)
-	if err == nil {
-		err = s.change(ctx, func(tx *sql.Tx, version uint64) error {
-			have, err := lockShop(ctx, tx, shop)
-			if err != nil {
-				return err
-			}
-			if have.State == Deleted {
-				return have.Refusal()
-			}
-			return giveHost(ctx, tx, version, shop, host)
-		})
+	return s.AddHosts(ctx, map[string]podworks.ShopID{host: shop})
+}
+
+// AddHosts adds hosts as AddHost does, in the order of their names and a thousand
+// in a transaction. It ends with the first batch that fails; adding all of them
+// again goes on from there.
+func (s *Store) AddHosts(ctx context.Context, shops map[string]podworks.ShopID) error {
+	hosts := slices.Sorted(maps.Keys(shops))
+	for _, host := range hosts {
+		if err := CheckHost(host); err != nil {
+			return fmt.Errorf("add host %q to shop %d: %w", host, shops[host], err)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("add host %q to shop %d: %w", host, shop, err)
+	for some := range slices.Chunk(hosts, batch) {
+		err := s.change(ctx, func(tx *sql.Tx, version uint64) error {
+			for _, host := range some {
+				if err := addHost(ctx, tx, version, shops[host], host); err != nil {
+					return fmt.Errorf("add host %q to shop %d: %w", host, shops[host], err)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+func addHost(ctx context.Context, tx *sql.Tx, version uint64, shop podworks.ShopID, host string) error {
+	have, err := lockShop(ctx, tx, shop)
+	if err != nil {
+		return err
+	}
+	if have.State == Deleted {
+		return have.Refusal()
+	}
+	return giveHost(ctx, tx, version, shop, host)
 }
 
 // RemoveHost takes a host from a shop. One that the shop doesn't have is no

@@ -40,7 +40,7 @@ func (c *Cluster) Check(ctx context.Context, ignore ...string) ([]Problem, error
 	var problems []Problem
 	var model []schemaTable
 	var modelPod podworks.PodID
-	for _, id := range slices.Sorted(maps.Keys(c.pods)) {
+	for _, id := range c.Pods() {
 		var refused *Error
 		switch err := c.pods[id].db().PingContext(ctx); {
 		case errors.As(err, &refused):

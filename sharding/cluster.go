@@ -7,6 +7,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -265,6 +267,9 @@ func (c *Cluster) Stats() Stats {
 	}
 	return s
 }
+
+// Pods returns the numbers of the cluster's pods, in order.
+func (c *Cluster) Pods() []podworks.PodID { return slices.Sorted(maps.Keys(c.pods)) }
 
 // Directory returns the cluster's directory.
 func (c *Cluster) Directory() *Directory { return c.dir }

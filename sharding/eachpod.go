@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +30,9 @@ type EachPodOptions struct {
 // The reason is for the logs and dashboards (Hooks.EachPod, Stats.FanOuts), and
 // there has to be one. The errors of all pods that failed are joined; each is an
 // *Error that names its pod.
+//
+// fn may run for as long as the process does, as package outbox's relay: then
+// Parallel must be the number of pods.
 //
 // What fn writes for a shop is not fenced: a move that runs at the same time
 // copies it or doesn't. Write a shop's rows in its scope.
@@ -59,7 +60,7 @@ func (c *Cluster) EachPod(ctx context.Context, reason string, opts *EachPodOptio
 	}
 	places := make(chan struct{}, max(1, o.Parallel))
 	var wg sync.WaitGroup
-	for _, id := range slices.Sorted(maps.Keys(c.pods)) {
+	for _, id := range c.Pods() {
 		places <- struct{}{}
 		if failed() && !o.KeepGoing || ctx.Err() != nil {
 			break

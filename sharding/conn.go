@@ -63,6 +63,9 @@ func (c *conn) check(ctx context.Context) (*Scope, *binding, error) {
 		return nil, nil, &CrossPodError{Scope: root.unit(root.bound.Load()), Use: Unit{Pod: c.pod.id, Site: usedAt()}, Note: "they are of two Clusters"}
 	}
 	b, err := s.allow(c.pod)
+	if o, ok := ctx.Value(ownedKey{}).(*owned); ok && o.trial != nil && !errors.Is(err, ErrReleased) {
+		b, err = o.trial, nil
+	}
 	if err != nil {
 		return nil, nil, err
 	}

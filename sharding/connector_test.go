@@ -330,10 +330,14 @@ func TestAWriteOnThePoolInsideOfTxIsRefused(t *testing.T) {
 			checkIs(t, "BeginTx", err, sharding.ErrRefused)
 			var n int
 			checkIs(t, "a read", s.DB().QueryRowContext(ctx, `SELECT COUNT(*) FROM things`).Scan(&n), nil)
+			// After the end it is nobody's business, and the place is free again.
+			tx.AfterEnd(func(ctx context.Context, _ error) {
+				checkIs(t, "a hook's transaction", s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error { return insert(ctx, tx, 8) }), nil)
+			})
 			return insert(ctx, tx, 7)
 		})
 		checkIs(t, "the transaction", err, nil)
-		w.wantCount(1, 1, 1)
+		w.wantCount(1, 1, 2)
 	})
 }
 

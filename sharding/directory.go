@@ -147,6 +147,16 @@ func (d *Directory) route(shop podworks.ShopID) (podworks.Route, bool) {
 	return d.snapshot.route(shop)
 }
 
+// heard takes a route from somebody who knows, and returns the newest that is
+// known of its shop, which has the region.
+func (d *Directory) heard(r podworks.Route) podworks.Route {
+	d.learn([]podworks.Route{r})
+	if known, ok := d.route(r.Shop); ok && known.Epoch >= r.Epoch {
+		return known
+	}
+	return r
+}
+
 // Fresh returns the route of a shop from the master database, and remembers it.
 // Its errors are Lookup's.
 func (d *Directory) Fresh(ctx context.Context, shop podworks.ShopID) (podworks.Route, error) {

@@ -15,7 +15,10 @@ import (
 
 // An owned transaction is one of Scope.Tx, which has waited for the shop's turn
 // itself, before it took a connection from the others, and alone may commit.
-type owned struct{ ending bool }
+type owned struct {
+	ending bool
+	trial  *binding // where it is begun, if the scope is not bound there yet
+}
 
 type ownedKey struct{}
 
@@ -94,7 +97,11 @@ func (c *conn) enter(ctx context.Context, s *Scope, route podworks.Route, opts d
 	}
 	row, err := c.lock(ctx, route.Shop)
 	if err == nil && (row.State != fence.Open || row.Epoch != route.Epoch && !c.pod.cluster.off.epoch) {
-		err = &Error{Shop: route.Shop, Pod: c.pod.id, Err: ErrMoved, Note: fmt.Sprintf("the write came with epoch %d; the pod's fence says %v", route.Epoch, row)}
+		moved := &Error{Shop: route.Shop, Pod: c.pod.id, Err: ErrMoved, Note: fmt.Sprintf("the write came with epoch %d; the pod's fence says %v", route.Epoch, row)}
+		if row.State == fence.Moved {
+			moved.next = podworks.Route{Shop: route.Shop, Pod: row.Destination, Epoch: row.Epoch + 1}
+		}
+		err = moved
 	}
 	if err != nil {
 		// Rolled back at once, so that the gap lock on a missing row, which would

@@ -39,6 +39,10 @@ var (
 	// of work. Nothing was done; shed the request, or try again later.
 	ErrBusy = errors.New("sharding: too many units of work at a time")
 
+	// ErrMaster: a change of the directory found no master database, and nothing was
+	// changed. Shops that are there are not affected; try again when it is back.
+	ErrMaster = directory.ErrAway
+
 	// ErrClosed: the shop is closed, or was deleted.
 	ErrClosed = directory.ErrClosed
 
@@ -57,6 +61,8 @@ type Error struct {
 
 	Acquired string // folder/file.go:line that acquired the scope
 	Used     string // that used it, or a handle from it
+
+	next podworks.Route // of ErrMoved: where the fence says the shop has gone, if it does
 }
 
 func (e *Error) Error() string {

@@ -37,8 +37,9 @@ func (c *Cluster) Middleware(next http.Handler) http.Handler {
 		}
 		defer s.Release()
 		if named.Epoch > s.Route().Epoch {
-			// The edge has heard of a move that we have not.
-			if err := s.refused(s); err != nil {
+			// The edge has heard of a move that we have not. What it signed says where
+			// the shop is: the master, which may be away, need not be asked.
+			if err := s.rebind(c.dir.heard(named)); err != nil {
 				refuse(w, err)
 				return
 			}
@@ -67,6 +68,9 @@ func refuse(w http.ResponseWriter, err error) {
 		code, text = http.StatusNotFound, "There is no shop here."
 	case errors.Is(err, context.Canceled):
 		return // the client has gone
+	case errors.Is(err, ErrBusy):
+		text = "This shop is busy right now. Please try again in a moment."
+		w.Header().Set("Retry-After", "1")
 	default:
 		w.Header().Set("Retry-After", "1")
 	}

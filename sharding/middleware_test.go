@@ -130,6 +130,7 @@ func TestMiddlewareTakesANewerRoute(t *testing.T) {
 		if r, err := w.dir.Lookup(t.Context(), 1); err != nil || r.Epoch != 1 {
 			t.Fatalf("the snapshot has %v, %v; want it not to have heard", r, err)
 		}
+		w.master.Close() // it needs no master for that
 		want := podworks.Route{Shop: 1, Pod: 2, Region: "here", Epoch: 2}
 		// The older one, from an edge that has not heard, changes nothing.
 		for _, named := range []podworks.Route{{Shop: 1, Pod: 2, Epoch: 2}, {Shop: 1, Pod: 1, Epoch: 1}} {

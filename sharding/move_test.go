@@ -233,6 +233,58 @@ func TestATransactionWaitsNoLongerForAMasterThatHangs(t *testing.T) {
 	})
 }
 
+// Nor does a transaction need the master to follow a shop: the fence that refused
+// it says where the shop went, and the fence over there when it has arrived. Until
+// then the unit goes on reading where it was.
+func TestATransactionFollowsItsShopWithoutAMaster(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, nil, nil)
+		var name string
+		if err := w.master.QueryRowContext(t.Context(), `SELECT DATABASE()`).Scan(&name); err != nil {
+			t.Fatal(err)
+		}
+		own := w.open(name)
+		dir := sharding.NewDirectory(own, nil)
+		if err := dir.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		cluster := w.newCluster(dir, w.connectors(), nil)
+		s, err := cluster.Acquire(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Release()
+		own.Close()
+
+		m := w.claim(1, 2)
+		if err := m.close(10*time.Second, func(context.Context, *sql.Conn) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() {
+			done <- s.Tx(s, func(ctx context.Context, tx *sharding.Tx) error {
+				if r, _ := podworks.RouteFrom(ctx); r != (podworks.Route{Shop: 1, Pod: 2, Region: "here", Epoch: 2}) {
+					t.Errorf("the transaction runs with %v, want pod 2 at epoch 2", r)
+				}
+				return insert(ctx, tx, 1)
+			})
+		}()
+		// It has asked over there, several times, and was not let in.
+		await(t, "attempts in the new pod", func() bool { return cluster.Stats().Pods[2].DB.OpenConnections > 0 && len(done) == 0 })
+		var n int
+		if err := s.DB().QueryRowContext(s, `SELECT COUNT(*) FROM things`).Scan(&n); err != nil || s.Route().Pod != 1 {
+			t.Errorf("before the decision: a read in pod %d, %v; want the old pod", s.Route().Pod, err)
+		}
+		m.finish()
+		checkIs(t, "the transaction", <-done, nil)
+		w.wantCount(2, 1, 1)
+		if r, err := dir.Lookup(t.Context(), 1); err != nil || r.Pod != 2 {
+			t.Errorf("the directory has %v, %v; want what the unit found out", r, err)
+		}
+	})
+}
+
 // A shop that moves to a pod this process doesn't know is lost to it.
 func TestAMoveToAPodWithoutAConnector(t *testing.T) {
 	t.Parallel()

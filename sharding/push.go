@@ -39,8 +39,8 @@ func (d *Directory) wrote(version uint64) {
 	d.suspect(version)
 }
 
-// heard is called with versions from the push.
-func (d *Directory) heard(version uint64) {
+// hinted is called with versions from the push.
+func (d *Directory) hinted(version uint64) {
 	d.hints.Add(1)
 	if d.deaf.Load() && d.deaf.Swap(false) {
 		d.log.Info("the directory hears of changes again")
@@ -61,7 +61,7 @@ func (d *Directory) listen(ctx context.Context) {
 	wait := firstBackoff
 	for {
 		began := time.Now()
-		err := d.push.Subscribe(ctx, d.heard)
+		err := d.push.Subscribe(ctx, d.hinted)
 		if ctx.Err() != nil {
 			return
 		}

@@ -212,7 +212,7 @@ func TestAFloodOfHintsCostsAFewLooks(t *testing.T) {
 		began := time.Now()
 		const hints = 100_000
 		for i := range hints {
-			d.heard([]uint64{math.MaxUint64, 1 << 63, before.Version, 0, before.Version + 1}[i%5])
+			d.hinted([]uint64{math.MaxUint64, 1 << 63, before.Version, 0, before.Version + 1}[i%5])
 		}
 		eventually(t, "a look because of a hint", func() bool { return d.Stats().FalseHints > 0 })
 		after := d.Stats()
@@ -227,7 +227,7 @@ func TestAFloodOfHintsCostsAFewLooks(t *testing.T) {
 		other := NewDirectory(master, nil)
 		_, err := other.closeShop(t.Context(), 1)
 		do(t, err)
-		d.heard(before.Version + 1)
+		d.hinted(before.Version + 1)
 		eventually(t, "the shop to be closed", func() bool { _, ok := d.route(1); return !ok })
 	})
 }

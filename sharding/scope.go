@@ -281,12 +281,36 @@ const (
 
 // begin starts a fenced transaction in the pod that has the shop, waiting out a
 // move.
+//
+// The fence of a pod that the shop has left says where it went. That it was
+// decided it doesn't say: the mover closes the source before it decides. So the
+// scope is rebound only when the fence over there lets a write in, which it does
+// after the decision; until then the unit goes on reading here. And when nobody
+// lets it in for a while, the master is asked: a failover may have changed what
+// fences said.
 func (s *Scope) begin(ctx context.Context, o *owned) (*sql.Tx, error) {
 	c := s.root.cluster
 	start := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		b := s.root.bound.Load()
-		tx, err := b.pod.db().BeginTx(context.WithValue(ctx, ownedKey{}, o), nil)
+		tx, err := s.beginIn(ctx, b, o)
+		var moved *Error
+		if errors.As(err, &moved) && moved.next.Pod != 0 {
+			if p, ok := c.pods[moved.next.Pod]; ok {
+				there := &binding{route: moved.next, pod: p}
+				var elsewhere error
+				o.trial = there
+				tx, elsewhere = s.beginIn(ctx, there, o)
+				o.trial = nil
+				switch {
+				case elsewhere == nil:
+					there.route = c.dir.heard(there.route) // has the region
+					b, err = there, s.rebind(there.route)
+				case !errors.Is(elsewhere, ErrMoved):
+					err = elsewhere
+				}
+			}
+		}
 		if err == nil {
 			if f := c.opts.Hooks.Fenced; f != nil {
 				f(b.route, time.Since(start))
@@ -298,15 +322,18 @@ func (s *Scope) begin(ctx context.Context, o *owned) (*sql.Tx, error) {
 		if !errors.Is(err, ErrMoved) && !errors.Is(err, ErrStale) || left <= 0 {
 			return nil, err
 		}
-		// The master may hang; that is no reason to wait for longer.
-		lookCtx, cancel := context.WithTimeout(ctx, left)
-		lookErr := s.refused(lookCtx)
-		cancel()
-		if lookErr != nil {
-			return nil, fmt.Errorf("%w; looking for it: %w", err, lookErr)
-		}
-		if s.Route() != b.route {
-			continue // it has moved: no need to wait
+		known := moved != nil && moved.next.Pod != 0
+		if !known || pause == lastPause {
+			// The master may hang; that is no reason to wait for longer.
+			lookCtx, cancel := context.WithTimeout(ctx, left)
+			lookErr := s.refused(lookCtx)
+			cancel()
+			if lookErr != nil && !(known && away(lookErr)) {
+				return nil, fmt.Errorf("%w; looking for it: %w", err, lookErr)
+			}
+			if s.Route() != b.route {
+				continue // it has moved: no need to wait
+			}
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -316,4 +343,14 @@ func (s *Scope) begin(ctx context.Context, o *owned) (*sql.Tx, error) {
 		case <-timer.C:
 		}
 	}
+}
+
+// away reports whether err is the lack of an answer about a shop, rather than
+// one.
+func away(err error) bool {
+	return !errors.Is(err, ErrClosed) && !errors.Is(err, ErrUnknownShop) && !errors.Is(err, ErrUnknownPod)
+}
+
+func (s *Scope) beginIn(ctx context.Context, b *binding, o *owned) (*sql.Tx, error) {
+	return b.pod.db().BeginTx(context.WithValue(ctx, ownedKey{}, o), nil)
 }

@@ -92,10 +92,10 @@ func (s *Scope) transact(ctx context.Context, fn func(ctx context.Context, tx *T
 	if err := gates.enter(ctx, s.root.shop); err != nil {
 		return err
 	}
-	defer gates.leave(s.root.shop)
 	owner := new(owned)
 	sqlTx, err := s.begin(ctx, owner)
 	if err != nil {
+		gates.leave(s.root.shop)
 		return err
 	}
 	t := &Tx{tx: sqlTx, scope: s.root}
@@ -105,6 +105,7 @@ func (s *Scope) transact(ctx context.Context, fn func(ctx context.Context, tx *T
 			err = errors.New("sharding: rolled back: the transaction's function panicked")
 			sqlTx.Rollback()
 		}
+		gates.leave(s.root.shop) // before the hooks, which may begin one of their own
 		t.tell(ctx, err)
 	}()
 	err = t.run(podworks.WithTx(ctx, t), fn)

@@ -14,7 +14,7 @@ import (
 )
 
 // prepare creates the databases' tables and fills them. It writes past the
-// fence, which is right exactly here: no shop is open before CreateShop.
+// fence, which is right exactly here: no shop is open before signUp.
 func prepare(ctx context.Context, pl *plan) error {
 	p, err := openPlatform(pl, asAdmin, 8)
 	if err != nil {
@@ -22,7 +22,7 @@ func prepare(ctx context.Context, pl *plan) error {
 	}
 	defer p.master.Close()
 	defer p.Close()
-	if err := p.Migrate(ctx); err != nil {
+	if err := errors.Join(p.Migrate(ctx), p.global.Migrate(ctx)); err != nil {
 		return err
 	}
 	f, err := openFerry(pl, p, nil)
@@ -50,7 +50,7 @@ func prepare(ctx context.Context, pl *plan) error {
 		}
 	}
 	for _, s := range shops {
-		if _, err := p.CreateShop(ctx, s.id, s.pod, s.host); err != nil {
+		if err := p.signUp(ctx, s); err != nil {
 			return err
 		}
 	}

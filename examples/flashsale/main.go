@@ -34,8 +34,8 @@
 // # When something breaks
 //
 // RESILIENCY.md says what users get of each part while each store is down, slow,
-// flapping, reset or hung, as TestResiliency finds it; RUNBOOK.md says what to look
-// at then.
+// flapping, reset or hung, and while nobody hears that a shop was moved, as
+// TestResiliency finds it; RUNBOOK.md says what to look at then.
 //
 // # What it does not show
 //

@@ -38,12 +38,17 @@ type mall struct {
 	wires map[podworks.PodID]wires
 	pods  map[podworks.PodID]*direct
 
-	struck atomic.Int64 // the pod that has a fault, or 0
+	struck atomic.Int64 // the pod that has a fault, masterStruck, or 0
+	moved  atomic.Bool  // the first pod's shops are in the second, and nobody has heard
 	ids    ids
 
-	mu     sync.Mutex
-	ledger []entry // of acknowledged orders
+	mu         sync.Mutex // guards ledger and complaints
+	ledger     []entry    // of acknowledged orders
+	complaints []string   // about what no fault is an excuse for
 }
+
+// masterStruck is the number of a fault of the master database, which is in no pod.
+const masterStruck = -1
 
 // wires are the proxies before a pod's stores, or, under number 0, before the
 // master database.
@@ -64,7 +69,7 @@ func openMall(t *testing.T, family testcluster.Family) *mall {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := testcluster.StopAll(); err != nil {
+		if err := at.stop(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -205,6 +210,9 @@ func (m *mall) count(t *testing.T) {
 	if n := h.astray(); n > 0 {
 		t.Errorf("%d shops are not open in exactly the pod that the directory names", n)
 	}
+	for _, c := range m.complaints[:min(5, len(m.complaints))] {
+		t.Error(c)
+	}
 	t.Logf("%d orders acknowledged, each found once and paid; %d more were placed and their answers lost", orders.acknowledged, orders.unasked)
 }
 
@@ -215,22 +223,60 @@ func (m *mall) acknowledge(sh shop, id int64, token string) {
 	m.ledger = append(m.ledger, entry{Shop: int64(sh.id), ID: id, Token: token, At: time.Now().UnixNano()})
 }
 
+// complain notes what must not be, whatever the fault.
+func (m *mall) complain(format string, args ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.complaints = append(m.complaints, fmt.Sprintf(format, args...))
+}
+
 // here returns a shop of each pod that has a fault, or of each pod if none has.
 func (m *mall) here() []shop {
 	pod := podworks.PodID(m.struck.Load())
-	if pod == 0 {
+	if pod <= 0 {
 		return m.shops[:2] // pods take turns
 	}
 	return []shop{m.shops[pod-firstPod]}
 }
 
+// tills is here for those who write. When a shop has moved and nobody has heard,
+// that is another shop that has: the first order tells the process, and whoever
+// puts something into a cart before that order finds it empty after it.
+func (m *mall) tills() []shop {
+	if m.moved.Load() {
+		return []shop{m.shops[2]}
+	}
+	return m.here()
+}
+
 // elsewhere returns a shop of each pod that has none.
 func (m *mall) elsewhere() []shop {
 	pod := podworks.PodID(m.struck.Load())
-	if pod == 0 {
+	if pod <= 0 {
 		return m.shops[:2]
 	}
 	return []shop{m.shops[secondPod-pod]}
+}
+
+// owner returns the pod that a shop is in now.
+func (m *mall) owner(sh shop) podworks.PodID {
+	if m.moved.Load() {
+		return secondPod
+	}
+	return sh.pod
+}
+
+// stop ends the servers of one mall. They are killed: what they have was counted.
+func (at *servers) stop() error {
+	all := []*testcluster.Process{at.master}
+	for _, pod := range at.Pods {
+		all = append(all, pod.mysql, pod.redis, pod.memcached)
+	}
+	var errs []error
+	for _, p := range all {
+		errs = append(errs, p.Kill(), p.Stop())
+	}
+	return errors.Join(errs...)
 }
 
 // age makes the cached pages of a pod's shop old, as most are when a database fails.
@@ -307,6 +353,26 @@ func (d *direct) place(ctx context.Context, sh shop, id, job int64, token string
 		return err
 	}
 	return tx.Commit()
+}
+
+// idle waits until there is no job of the shop.
+func (d *direct) idle(ctx context.Context, sh shop) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var n int
+		err := d.db.QueryRowContext(ctx, `SELECT COUNT(*) FROM jobs WHERE shop_id = ?`, int64(sh.id)).Scan(&n)
+		if err == nil && n == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("shop %d has %d jobs left: %w", sh.id, n, errors.Join(ctx.Err(), err))
+		case <-tick.C:
+		}
+	}
 }
 
 // paid waits until an order is paid.

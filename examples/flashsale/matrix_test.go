@@ -14,10 +14,16 @@ import (
 	"github.com/podworks/podworks/toxi/toxitest"
 )
 
+// recoverWithin is how long after a fault everything is as before.
+const recoverWithin = 3 * time.Second
+
 // slow is how much later a slow server answers; a page has several answers behind it.
 const slow = 50 * time.Millisecond
 
-var commit = regexp.MustCompile(`(?i)^COMMIT`)
+var (
+	commit = regexp.MustCompile(`(?i)^COMMIT`)
+	poll   = regexp.MustCompile(`^SELECT version FROM podworks_version`) // of the directory and the edge
+)
 
 // TestResiliency proves RESILIENCY.md.
 func TestResiliency(t *testing.T) {
@@ -25,6 +31,7 @@ func TestResiliency(t *testing.T) {
 		t.Skip("breaks every store in every way")
 	}
 	testcluster.Each(t, func(t *testing.T, family testcluster.Family) {
+		t.Parallel() // most of it is waiting for what doesn't answer
 		m := openMall(t, family)
 		declared := m.matrix()
 		if family == testcluster.MariaDB {
@@ -35,6 +42,7 @@ func TestResiliency(t *testing.T) {
 			declared.Expect = withoutDatabases
 			declared.Dependencies = slices.DeleteFunc(declared.Dependencies, func(d matrix.Dependency) bool { return !strings.Contains(withoutDatabases, d.Name+"/") })
 		}
+		t.Run("shed", m.shed)
 		matrix.Run(t, declared)
 	})
 }
@@ -44,7 +52,8 @@ func TestResiliency(t *testing.T) {
 // is struck, and of both when it is the master database.
 //
 // A pod's shops need its database, and can do without its other stores. Nobody in a
-// shop needs the master database.
+// shop needs the master database, unless the shop has just moved: who has not heard
+// of that reads the pod that it left, and is refused there when they write.
 const (
 	withoutDatabases = `
             pod1.mysql/down  pod1.mysql/slow  pod1.mysql/flapping  pod1.mysql/reset  pod1.mysql/hung  pod1.mysql/commit-lost  pod1.mysql/commit-hung
@@ -67,15 +76,25 @@ order       down               down
 jobs        down               down
 admin       down               down
 
-            master/down  master/slow  master/flapping  master/reset  master/hung
-other-pod   up           up           up               up            up
-storefront  up           up           up               up            up
-product     up           up           up               up            up
-cart        up           up           up               up            up
-checkout    up           up           up               up            up
-order       up           up           up               up            up
-jobs        up           up           up               up            up
-admin       down         up           degraded         down          down
+            master/down  master/slow  master/flapping  master/reset  master/hung  master/killed  master/frozen
+other-pod   up           up           up               up            up           up             up
+storefront  up           up           up               up            up           up             up
+product     up           up           up               up            up           up             up
+cart        up           up           up               up            up           up             up
+checkout    up           up           up               up            up           up             up
+order       up           up           up               up            up           up             up
+jobs        up           up           up               up            up           up             up
+admin       down         up           degraded         down          down         down           down
+
+            directory/stale  directory/cut
+other-pod   up               up
+storefront  up               up
+product     up               up
+cart        up               up
+checkout    up               up    # refused by the old pod, whose fence says where the new one is
+order       up               up
+jobs        down             down  # there are none in the old pod
+admin       down             down
 `
 	withoutOthers = `
             pod1.redis/down  pod1.redis/slow  pod1.redis/flapping  pod1.redis/reset  pod1.redis/hung
@@ -97,6 +116,16 @@ checkout    up                   up                   up                       u
 order       up                   up                   up                       up                    up
 jobs        up                   up                   up                       up                    up
 admin       up                   up                   up                       up                    up
+
+            pod2/frozen
+other-pod   up
+storefront  down
+product     down
+cart        down
+checkout    down
+order       down
+jobs        down
+admin       down
 
             pod2.redis/killed  pod2.redis/frozen
 other-pod   up                 up
@@ -129,15 +158,15 @@ func (m *mall) matrix() matrix.Matrix {
 	return matrix.Matrix{
 		Name:     "flashsale",
 		Deadline: patience,
-		Recover:  3 * time.Second,
+		Recover:  recoverWithin,
 		Sections: []matrix.Section{
 			section("other-pod", "platform", m.neighbour, m.elsewhere),
 			section("storefront", "browsing", m.storefront, m.here),
 			section("product", "browsing", m.product, m.here),
 			section("cart", "buying", m.cart, m.here),
-			section("checkout", "buying", m.checkout, m.here),
+			section("checkout", "buying", m.checkout, m.tills),
 			section("order", "buying", m.order, m.here),
-			section("jobs", "payments", m.jobs, m.here),
+			section("jobs", "payments", m.jobs, m.tills),
 			section("admin", "platform", m.admin, m.here),
 		},
 		Dependencies: []matrix.Dependency{
@@ -151,14 +180,22 @@ func (m *mall) matrix() matrix.Matrix {
 			{Name: "pod2.mysql", Faults: m.process(secondPod, pod2.mysql, m.old(secondPod))},
 			{Name: "pod2.redis", Faults: m.process(secondPod, pod2.redis, nothing)},
 			{Name: "pod2.memcached", Faults: m.process(secondPod, pod2.memcached, nothing)},
-			{Name: "master", Faults: m.network(0, master.mysql, nothing)},
+			{Name: "pod2", Faults: []matrix.Fault{
+				{Name: "frozen", Inject: frozen(pod2.mysql, pod2.redis, pod2.memcached).in(m, secondPod)},
+			}},
+			{Name: "master", Faults: append(m.network(masterStruck, master.mysql, nothing), m.process(masterStruck, m.servers.master, nothing)...)},
+			{Name: "directory", Faults: []matrix.Fault{
+				// What changed isn't heard, and what is asked for is answered.
+				{Name: "stale", Inject: m.moves(toxics(master.mysql, toxi.MySQL{Match: poll, Delay: time.Minute})).in(m, firstPod)},
+				{Name: "cut", Inject: m.moves(toxics(master.mysql, toxi.Refuse{})).in(m, firstPod)},
+			}},
 		},
 		Expect: withoutDatabases + withoutOthers,
 	}
 }
 
 // network returns the faults of the network before a pod's store, or before the
-// master database if pod is 0.
+// master database if pod is masterStruck.
 func (m *mall) network(pod podworks.PodID, p *toxitest.Proxy, also func() error) []matrix.Fault {
 	return []matrix.Fault{
 		{Name: "down", Inject: toxics(p, toxi.Refuse{}).then(also).in(m, pod)},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/podworks/podworks"
 	"github.com/podworks/podworks/sharding"
+	"github.com/podworks/podworks/sharding/master"
 )
 
 // A platform is what one process sees of the pods: the cluster, and a client of
@@ -25,6 +26,7 @@ type platform struct {
 	carts  *sharding.PerPod[*redis.Client]
 	pages  *sharding.PerPod[*memcache.Client]
 	master *sql.DB
+	global *master.Master // what is unique over all pods; shops don't need it
 	log    *slog.Logger
 }
 
@@ -42,6 +44,9 @@ func openPlatform(pl *plan, u user, conns int) (*platform, error) {
 	if p.master, err = u.open(pl.Servers.Master); err != nil {
 		return nil, err
 	}
+	if p.global, err = master.New(p.master, nil, nil); err != nil {
+		return nil, err
+	}
 	dir := sharding.NewDirectory(p.master, &sharding.DirectoryOptions{Logger: p.log})
 	connectors := map[podworks.PodID]driver.Connector{}
 	for id, at := range pl.Servers.Pods {
@@ -53,7 +58,13 @@ func openPlatform(pl *plan, u user, conns int) (*platform, error) {
 			return nil, err
 		}
 	}
-	p.Cluster, err = sharding.New(dir, connectors, &sharding.Options{Key: pl.Key, MaxOpenConns: conns})
+	p.Cluster, err = sharding.New(dir, connectors, &sharding.Options{
+		Key:          pl.Key,
+		MaxOpenConns: conns,
+		// While a pod answers, few requests wait for a connection. While it hangs, all
+		// do: those of one pod get so far and no further, and the rest is told at once.
+		MaxScopes: 2 * conns,
+	})
 	if err != nil {
 		return nil, err
 	}

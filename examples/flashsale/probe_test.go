@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/podworks/podworks"
+	"github.com/podworks/podworks/sharding/master"
 	"github.com/podworks/podworks/toxi/matrix"
 )
 
@@ -99,6 +101,9 @@ func (m *mall) send(ctx context.Context, sh shop, buyer, method, path string, fo
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
+	if res.StatusCode == http.StatusServiceUnavailable && res.Header.Get("Retry-After") == "" {
+		m.complain("%s %s was refused without a word of when to try again: %s", method, path, body)
+	}
 	return reply{res.StatusCode, res.Header, string(body), time.Since(begin)}, err
 }
 
@@ -122,6 +127,9 @@ const bought = 2
 // storefront looks at the home page and the catalogue.
 func (m *mall) storefront(ctx context.Context, sh shop, _ string) matrix.Seen {
 	home := m.page(ctx, sh, "/", fmt.Sprintf("Welcome to shop %d", sh.id), "<article>")
+	if home.Outcome == matrix.OutcomeDown {
+		return home // and nobody asks for another page
+	}
 	if catalogue := m.page(ctx, sh, "/catalogue/1", "Catalogue, page 1", "<article>"); catalogue.Outcome > home.Outcome {
 		return catalogue
 	}
@@ -200,7 +208,7 @@ func (m *mall) order(ctx context.Context, sh shop, _ string) matrix.Seen {
 func (m *mall) jobs(ctx context.Context, sh shop, _ string) matrix.Seen {
 	ctx, cancel := context.WithTimeout(ctx, paidWithin)
 	defer cancel()
-	pod := m.pods[sh.pod]
+	pod := m.pods[m.owner(sh)]
 	id, token := m.ids.next(), newToken()
 	err := pod.place(ctx, sh, id, m.ids.next(), token)
 	if err == nil {
@@ -216,10 +224,18 @@ func (m *mall) jobs(ctx context.Context, sh shop, _ string) matrix.Seen {
 // admin opens a shop next to another, and waits until it can be visited. One that was
 // not opened to the end is what the next call opens.
 func (m *mall) admin(ctx context.Context, sh shop, _ string) matrix.Seen {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin) // a new shop that nobody finds is an answer too
+	defer cancel()
 	opened := &m.pods[sh.pod].opened
 	id := 1000*int64(sh.pod) + opened.Load()
 	fresh := shop{id: podworks.ShopID(id), pod: sh.pod, host: fmt.Sprintf("shop-%d.example", id)}
-	if _, err := m.office.CreateShop(ctx, fresh.id, fresh.pod, fresh.host); err != nil {
+	switch err := m.office.signUp(ctx, fresh); {
+	case errors.Is(err, master.ErrPrimary):
+		return matrix.Down("no shop can be opened: the master database is away")
+	case err != nil:
+		if m.struck.Load() == masterStruck {
+			m.complain("the master database is away, and the error of a global write doesn't say so: %v", err)
+		}
 		return matrix.Down("no shop can be opened")
 	}
 	opened.Add(1)
@@ -228,6 +244,8 @@ func (m *mall) admin(ctx context.Context, sh shop, _ string) matrix.Seen {
 	for {
 		r, err := m.send(ctx, fresh, "owner", http.MethodGet, "/", nil)
 		switch {
+		case ctx.Err() != nil:
+			return matrix.Down("the shop that was opened is not there")
 		case err != nil:
 			return matrix.Down(err.Error())
 		case r.is(http.StatusOK, fmt.Sprintf("Welcome to shop %d", id)):
@@ -237,7 +255,7 @@ func (m *mall) admin(ctx context.Context, sh shop, _ string) matrix.Seen {
 		}
 		select { // the edge hears of it a moment later
 		case <-ctx.Done():
-			return matrix.Down("the shop is not there")
+			return matrix.Down("the shop that was opened is not there")
 		case <-tick.C:
 		}
 	}

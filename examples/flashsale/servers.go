@@ -23,6 +23,8 @@ type servers struct {
 	Master  string // the driver's DSN, as root
 	Pods    map[podworks.PodID]podServers
 	Keeper  int // the process that ends them when it is told to
+
+	master *testcluster.Process // known only to the process that started it
 }
 
 // podServers are the stores of one pod.
@@ -98,7 +100,9 @@ func startServers(ctx context.Context, family testcluster.Family) (*servers, err
 	}
 	start("the master database", func() (func(), error) {
 		s, err := startMySQL(ctx, family, masterDatabase)
-		return func() { at.Master, at.Version = s.DSN(masterDatabase), title(family)+" "+s.Version() }, err
+		return func() {
+			at.Master, at.Version, at.master = s.DSN(masterDatabase), title(family)+" "+s.Version(), s.Process
+		}, err
 	})
 	for _, id := range []podworks.PodID{firstPod, secondPod} {
 		start(fmt.Sprintf("the database of pod %d", id), func() (func(), error) {

@@ -21,6 +21,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/go-sql-driver/mysql"
+
 	"github.com/podworks/podworks"
 )
 
@@ -45,6 +47,7 @@ var (
 	ErrExists      = errors.New("exists already, and differs")
 	ErrClosed      = errors.New("the shop is closed")
 	ErrOpen        = errors.New("the shop is open")
+	ErrAway        = errors.New("the master database can't be reached; until it is back no shop can be created, moved or changed, and those that are there are not affected")
 )
 
 // A Store is the directory's tables in the master database.
@@ -106,7 +109,7 @@ func (s *Store) change(ctx context.Context, fn func(tx *sql.Tx, version uint64) 
 	err := s.tx(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `UPDATE podworks_version SET version = LAST_INSERT_ID(version + 1) WHERE id = 1`)
 		if err != nil {
-			return fmt.Errorf("raise the directory's version: %w", err)
+			return fmt.Errorf("raise the directory's version: %w", away(ctx, err))
 		}
 		v, err := res.LastInsertId()
 		if err != nil {
@@ -129,13 +132,22 @@ func (s *Store) change(ctx context.Context, fn func(tx *sql.Tx, version uint64) 
 func (s *Store) tx(ctx context.Context, fn func(*sql.Tx) error) error {
 	tx, err := s.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
-		return err
+		return away(ctx, err)
 	}
 	defer tx.Rollback()
 	if err := fn(tx); err != nil {
 		return err
 	}
 	return tx.Commit()
+}
+
+// away says what it means that the first statement of a change had no answer.
+func away(ctx context.Context, err error) error {
+	var answer *mysql.MySQLError
+	if errors.As(err, &answer) || ctx.Err() == context.Canceled {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrAway, err)
 }
 
 // A Pod is where a pod is active.

@@ -48,6 +48,12 @@ type settings struct {
 	Off         []hook.Protection
 
 	SlowLog time.Duration // how much later the source's log arrives than it is sent
+
+	// The storefront's and the buyers'.
+	Key       []byte // nil: there is no edge
+	Shops     []podworks.ShopID
+	Edge      string // where the buyers go
+	AskMaster bool   // the storefront asks the master about each request's shop
 }
 
 func (s settings) off(p hook.Protection) bool { return slices.Contains(s.Off, p) }
@@ -80,7 +86,7 @@ func (s settings) cluster() (*sharding.Cluster, error) {
 			return nil, err
 		}
 	}
-	return sharding.New(sharding.NewDirectory(master, nil), pods, nil)
+	return sharding.New(sharding.NewDirectory(master, nil), pods, &sharding.Options{Key: s.Key})
 }
 
 // ferry opens the pods as a mover does.
@@ -177,9 +183,15 @@ type world struct {
 
 func newWorld(t *testing.T, f testcluster.Family, off ...hook.Protection) *world {
 	t.Helper()
+	return newWorldWith(t, f, testcluster.Shared(t, f, "a"), off...)
+}
+
+// newWorldWith has its master database on a server of the caller's.
+func newWorldWith(t *testing.T, f testcluster.Family, master *testcluster.MySQLServer, off ...hook.Protection) *world {
+	t.Helper()
 	a, b := testcluster.Shared(t, f, "a"), testcluster.Shared(t, f, "b")
 	w := &world{t: t, pods: map[podworks.PodID]*sql.DB{}, ctx: t.Context(), settings: settings{
-		Master: a.DSN(testcluster.Database(t, a)),
+		Master: master.DSN(testcluster.Database(t, master)),
 		Pods:   map[podworks.PodID]string{1: a.DSN(testcluster.Database(t, a)), 2: b.DSN(testcluster.Database(t, b))},
 		Shop:   238,
 		Lease:  250 * time.Millisecond,

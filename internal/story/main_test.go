@@ -31,6 +31,10 @@ func TestMain(m *testing.M) {
 			err = mover(s)
 		case "sleeper":
 			err = sleeper(s)
+		case "storefront":
+			err = storefront(s)
+		case "buyers":
+			err = buyers(s)
 		default:
 			err = fmt.Errorf("no role %q", role)
 		}

@@ -54,6 +54,10 @@ race: setup ## run all tests but the slow ones with the race detector (needs a C
 		{ echo 'race: the race detector needs a C compiler. On Debian: apt-get install gcc libc6-dev' >&2; exit 1; }
 	$(GO) test $(TESTFLAGS) -race -short -p 1 -timeout 20m $(PACKAGES)
 
+.PHONY: soak
+soak: setup ## each store of a pod fails in each way, and the other pods are measured (a quiet machine, seven minutes)
+	PODWORKS_SOAK=1 $(GO) test -count=1 -v -timeout 30m -run TestWhenOneStoreOfAPodFails ./sharding
+
 .PHONY: bench
 bench: setup ## run all benchmarks, or those that match BENCH=regexp
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(PACKAGES)

@@ -32,6 +32,7 @@ type Cluster struct {
 	loads     loads
 	asks      asks
 	off       protections
+	patience  time.Duration // with a server that has a transaction to end
 }
 
 // protections that a test has switched off, to see that it would notice.
@@ -133,6 +134,10 @@ type pod struct {
 	refused atomic.Uint64 // with ErrBusy
 }
 
+// endPatience is how long a COMMIT or ROLLBACK may take. The fence's lock and the
+// outcome of the write hang on it, so it is much longer than a statement's.
+const endPatience = 10 * time.Second
+
 // New returns a cluster of pods with a connector each, from
 // mysql.NewConnector. It does no I/O; dir's Run must be running for moves to be
 // heard of in time.
@@ -153,7 +158,7 @@ func New(dir *Directory, pods map[podworks.PodID]driver.Connector, opts *Options
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("sharding: %w", err)
 	}
-	c := &Cluster{dir: dir, pods: map[podworks.PodID]*pod{}, opts: o, podScopes: max(1, int64(o.PodShare*float64(o.MaxScopes)))}
+	c := &Cluster{dir: dir, pods: map[podworks.PodID]*pod{}, opts: o, podScopes: max(1, int64(o.PodShare*float64(o.MaxScopes))), patience: endPatience}
 	c.gates.limit = o.MaxOpenTx
 	c.loads.shops = map[loadKey]*ShopLoad{}
 	for id, inner := range pods {

@@ -84,7 +84,9 @@
 // Each pod has a pool of its own, and the scopes of one pod can be at most 70 %
 // of those the process allows (Options.MaxScopes, PodShare): while a pod hangs,
 // its requests are shed with [ErrBusy], and the others' go on. Options.Admit puts
-// an application's own bulkhead in that place. The write transactions that one
+// an application's own bulkhead in that place. A request holds its place for as
+// long as its stores hold it, so give each a deadline; a COMMIT or ROLLBACK that is
+// under way is given up after ten seconds. The write transactions that one
 // shop has open through one process are bounded as well, and wait for their turn
 // in order.
 //

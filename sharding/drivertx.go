@@ -214,15 +214,23 @@ func (t *tx) end() {
 	}
 }
 
-// Commit sends COMMIT, whatever became of the caller's context: the driver has
-// none here, and an interrupted COMMIT would only leave us not knowing. It never
-// returns driver.ErrBadConn, for which database/sql would do the work again.
+// Commit sends COMMIT, whatever became of the caller's context: an interrupted
+// COMMIT would only leave us not knowing. It never returns driver.ErrBadConn, for which database/sql would do the work again.
 func (t *tx) Commit() error {
 	if t.owner != nil && !t.owner.ending {
 		_ = t.Rollback()
 		return &Error{Shop: t.shop, Pod: t.conn.pod.id, Err: ErrRefused, Used: usedAt(), Note: "the transaction is Scope.Tx's, which commits it when its function has returned; it was rolled back"}
 	}
-	return t.commit(context.Background())
+	ctx, cancel := t.conn.pod.cluster.patient()
+	defer cancel()
+	return t.commit(ctx)
+}
+
+// patient returns the context for the end of a transaction. The caller's may have
+// ended, and would only leave us not knowing; but a server that is frozen must not
+// hold the request for as long as it is.
+func (c *Cluster) patient() (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.Background(), c.patience, fmt.Errorf("no answer within %v", c.patience))
 }
 
 func (t *tx) commit(ctx context.Context) error {
@@ -261,7 +269,9 @@ func (t *tx) commit(ctx context.Context) error {
 func (t *tx) Rollback() error {
 	c := t.conn
 	defer t.end()
-	_, err := c.innerConn.ExecContext(context.Background(), `ROLLBACK`, nil)
+	ctx, cancel := c.pod.cluster.patient()
+	defer cancel()
+	_, err := c.innerConn.ExecContext(ctx, `ROLLBACK`, nil)
 	if err != nil {
 		// In the pool, the next START TRANSACTION would commit what is left.
 		c.broken = true

@@ -1,5 +1,10 @@
 package sharding
 
+import "time"
+
+// SetPatience changes how long the end of a transaction may take.
+func (c *Cluster) SetPatience(d time.Duration) { c.patience = d }
+
 // SwitchOff switches a protection off, before the cluster is used.
 func (c *Cluster) SwitchOff(protection string) {
 	switch protection {

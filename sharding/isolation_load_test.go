@@ -134,13 +134,10 @@ func (a *app) play(t *testing.T, todo []request, strike func() (mend func())) (o
 	return others, weak
 }
 
-// workers are enough to keep all servers busy.
-const workers = 16
-
 // drive has workers send requests one after the other for so long, and returns
 // how many a second they did: a closed model, which finds the capacity. It also
 // opens the connections.
-func (a *app) drive(t *testing.T, long time.Duration) (perSecond float64) {
+func (a *app) drive(t *testing.T, workers int, long time.Duration) (perSecond float64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), long+10*time.Second)
 	defer cancel()

@@ -24,6 +24,10 @@ const backWithin = 10 * time.Second
 // does nothing else.
 const soakVariable = "PODWORKS_SOAK"
 
+// warmers open connections again before each window, and are not so many that the
+// weak pod could be busy with them alone.
+const warmers = 4
+
 // A trial plays rounds of three windows: without a fault, with it, and with it
 // where the pod may take the whole process. What drifts drifts for all three.
 type trial struct {
@@ -41,7 +45,7 @@ type trial struct {
 // machine, had to stop and think for some milliseconds.
 func (st *stores) newTrial(t *testing.T, rounds int, window time.Duration, rate float64) *trial {
 	t.Helper()
-	maxScopes := max(2*workers, int(rate*2/3*window.Seconds()/2))
+	maxScopes := max(2*warmers, int(rate*2/3*window.Seconds()/2))
 	t.Logf("%.0f requests/s, two thirds of them for the pod; MaxScopes %d", rate, maxScopes)
 	return &trial{rounds, window, rate,
 		st.newApp(t, &sharding.Options{MaxScopes: maxScopes}),
@@ -74,11 +78,10 @@ func (v *verdict) String() string {
 // the fault.
 func (tr *trial) run(t *testing.T, strike func() (mend func())) (limited, shared *verdict) {
 	t.Helper()
-	warm := tr.window / 10
 	limited, shared = new(verdict), new(verdict)
 	for round := range tr.rounds {
 		todo := requests(uint64(round+1), tr.rate, tr.window)
-		tr.limited.drive(t, warm)
+		tr.limited.drive(t, warmers, tr.window/10)
 		off, _ := tr.limited.play(t, todo, nil)
 		if off.ok == 0 {
 			t.Fatalf("nothing works without a fault: %v", &off)
@@ -87,7 +90,7 @@ func (tr *trial) run(t *testing.T, strike func() (mend func())) (limited, shared
 			app *app
 			v   *verdict
 		}{{tr.limited, limited}, {tr.shared, shared}} {
-			c.app.drive(t, warm)
+			c.app.drive(t, warmers, tr.window/10)
 			on, weak := c.app.play(t, todo, strike)
 			c.v.add(off, on, weak)
 			// Both have connections to what was broken.
@@ -105,32 +108,36 @@ func (tr *trial) run(t *testing.T, strike func() (mend func())) (limited, shared
 	return limited, shared
 }
 
-// A fault is done to one store, and undone.
-type fault struct {
+// faults are done to a store, and undone by what they return.
+var faults = []struct {
 	name   string
-	hangs  bool // requests wait for it, so that they would fill the process
-	strike func(t *testing.T, s store) (mend func())
+	holds  bool // requests wait for the store, and so would fill the process
+	strike func(s store, t *testing.T) (mend func())
+}{
+	{"frozen", true, store.freeze},
+	{"killed", false, store.kill},
+	{"slow", true, store.slow},
 }
 
-var faults = []fault{
-	{"frozen", true, func(t *testing.T, s store) func() {
-		checkIs(t, "Pause", s.Pause(), nil)
-		return func() { checkIs(t, "Resume", s.Resume(), nil) }
-	}},
-	// A server that is dead refuses, and a proxy in front of one accepts and
-	// hangs up: so the proxy has to refuse as well.
-	{"killed", false, func(t *testing.T, s store) func() {
-		checkIs(t, "Kill", s.Kill(), nil)
-		accept := s.put(t, toxi.Refuse{})
-		return func() {
-			checkIs(t, "Restart", s.Restart(t.Context()), nil)
-			accept()
-		}
-	}},
-	// Slow enough that what comes meanwhile is more than the process can hold.
-	{"slow", true, func(t *testing.T, s store) func() {
-		return s.put(t, toxi.Latency{Delay: 700 * time.Millisecond})
-	}},
+func (s store) freeze(t *testing.T) (mend func()) {
+	checkIs(t, "Pause", s.Pause(), nil)
+	return func() { checkIs(t, "Resume", s.Resume(), nil) }
+}
+
+// kill makes the proxy refuse as well, as a machine does whose server is dead: a
+// proxy in front of one would accept and hang up.
+func (s store) kill(t *testing.T) (mend func()) {
+	checkIs(t, "Kill", s.Kill(), nil)
+	accept := s.put(t, toxi.Refuse{})
+	return func() {
+		checkIs(t, "Restart", s.Restart(t.Context()), nil)
+		accept()
+	}
+}
+
+// slow is so slow that what comes meanwhile is more than the process can hold.
+func (s store) slow(t *testing.T) (mend func()) {
+	return s.put(t, toxi.Latency{Delay: 700 * time.Millisecond})
 }
 
 // put adds a toxic to the store's proxy.
@@ -156,9 +163,9 @@ func TestAFrozenPodLeavesTheOthersTheirThroughput(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
 		st := startStores(t, f)
 		// A quarter: what else runs here may take half of the machine away.
-		rate := st.newApp(t, nil).drive(t, 300*time.Millisecond) / 4
+		rate := st.newApp(t, nil).drive(t, 16, 300*time.Millisecond) / 4
 		tr := st.newTrial(t, 3, 400*time.Millisecond, rate)
-		limited, shared := tr.run(t, func() func() { return faults[0].strike(t, st.mysql[weakPod]) })
+		limited, shared := tr.run(t, func() func() { return st.mysql[weakPod].freeze(t) })
 		t.Logf("%v", limited)
 		t.Logf("without PodShare: %v", shared)
 		if got := median(limited.throughput); got < isolated {
@@ -170,36 +177,38 @@ func TestAFrozenPodLeavesTheOthersTheirThroughput(t *testing.T) {
 	})
 }
 
-// Each store of a pod fails in each way, at half of the capacity. Its table is the
-// log: run it with -v, alone, on a quiet machine.
+// Each store of a pod fails in each way, at half of the capacity. The log is a
+// table of how it went: run it with -v, alone, on a quiet machine.
 func TestWhenOneStoreOfAPodFailsTheOthersDoNotNotice(t *testing.T) {
 	if os.Getenv(soakVariable) == "" {
-		t.Skipf("takes minutes and a quiet machine; runs when %s is set", soakVariable)
+		t.Skipf("takes seven minutes and a quiet machine; runs when %s is set", soakVariable)
 	}
 	logging.Disable() // go-redis would report each connection; it has no other switch
 	defer logging.Enable()
 	const slower = 1.5
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
 		st := startStores(t, f)
-		rate := st.newApp(t, nil).drive(t, 3*time.Second) / 2
+		rate := st.newApp(t, nil).drive(t, 16, 3*time.Second) / 2
 		tr := st.newTrial(t, 5, time.Second, rate)
 		for _, part := range []struct {
 			name string
 			store
 		}{{"mysql", st.mysql[weakPod]}, {"redis", st.redis[weakPod]}, {"memcached", st.memcached[weakPod]}} {
-			for _, fl := range faults {
-				limited, shared := tr.run(t, func() func() { return fl.strike(t, part.store) })
-				cell := fmt.Sprintf("%-8s%-10s%-7s", f, part.name, fl.name)
-				t.Logf("%s %v", cell, limited)
-				t.Logf("%s without PodShare: %v", cell, shared)
-				if throughput, p99 := median(limited.throughput), median(limited.p99); throughput < isolated || p99 > slower {
-					t.Errorf("%s: the others' throughput × %.2f and p99 × %.2f, want at least %.2f and at most %.2f", cell, throughput, p99, isolated, slower)
-				}
-				// Requests that fail at once fill no process: there a limit has nothing to
-				// do.
-				if got := median(shared.throughput); fl.hangs && got >= isolated {
-					t.Errorf("%s: with a PodShare of 1 the others kept %.2f of their throughput, want less: this test proves nothing", cell, got)
-				}
+			for _, fault := range faults {
+				cell := part.name + " " + fault.name
+				t.Run(cell, func(t *testing.T) {
+					limited, shared := tr.run(t, func() func() { return fault.strike(part.store, t) })
+					t.Logf("%-17s %v", cell, limited)
+					t.Logf("%-17s %v", "without PodShare", shared)
+					if throughput, p99 := median(limited.throughput), median(limited.p99); throughput < isolated || p99 > slower {
+						t.Errorf("the others' throughput × %.2f and p99 × %.2f, want at least %.2f and at most %.2f", throughput, p99, isolated, slower)
+					}
+					// Requests that fail soon don't fill the process: there the limit has
+					// nothing to do.
+					if got := median(shared.throughput); fault.holds && got >= isolated {
+						t.Errorf("with a PodShare of 1 the others kept %.2f of their throughput, want less: this test proves nothing", got)
+					}
+				})
 			}
 		}
 	})

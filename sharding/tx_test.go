@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -237,6 +238,47 @@ func TestASingleWriteWhoseCommitIsLost(t *testing.T) {
 		checkIs(t, "a write whose context has ended", err, context.Canceled)
 		if errors.Is(err, podworks.ErrOutcomeUnknown) {
 			t.Errorf("a write whose context has ended: got %v, want it known that nothing was written", err)
+		}
+	})
+}
+
+// A server that freezes at the end of a transaction doesn't hold the request for
+// as long as it is frozen.
+func TestTheEndOfATransactionIsNotWaitedForForEver(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		server := testcluster.Start(t, &testcluster.MySQLOptions{Family: f})
+		w := worldOn(t, server, nil, nil)
+		w.cluster.SetPatience(100 * time.Millisecond)
+		ctx, s := w.acquire(1)
+		boom := errors.New("boom")
+		for i, c := range []struct {
+			name       string
+			returned   error
+			want, not  error
+			mayBeThere bool
+		}{
+			{"COMMIT", nil, podworks.ErrOutcomeUnknown, boom, true},
+			{"ROLLBACK", boom, boom, podworks.ErrOutcomeUnknown, false},
+		} {
+			err := s.Tx(ctx, func(ctx context.Context, tx *sharding.Tx) error {
+				if err := insert(ctx, tx, i); err != nil {
+					return err
+				}
+				if err := server.Pause(); err != nil {
+					t.Fatal(err)
+				}
+				return c.returned
+			})
+			if err := server.Resume(); err != nil {
+				t.Fatal(err)
+			}
+			checkOutcome(t, c.name, err, c.want, c.not)
+			await(t, "the fence's lock to be free", func() bool { return w.tryLock(1, 1) == "free" })
+			if n := w.count(1, 1); n > 0 && !c.mayBeThere {
+				t.Errorf("%s: %d things are there, want none", c.name, n)
+			}
+			w.exec(1, `DELETE FROM things`)
 		}
 	})
 }

@@ -60,7 +60,7 @@ func (c *conn) check(ctx context.Context) (*Scope, *binding, error) {
 	}
 	root := s.root
 	if root.cluster != c.pod.cluster {
-		return nil, nil, &CrossPodError{Scope: root.unit(root.bound.Load()), Use: Unit{Pod: c.pod.id, Site: usedAt()}, Note: "they are of two Clusters"}
+		return nil, nil, &CrossPodError{Scope: root.unit(root.bound()), Use: Unit{Pod: c.pod.id, Site: usedAt()}, Note: "they are of two Clusters"}
 	}
 	b, err := s.allow(c.pod)
 	if o, ok := ctx.Value(ownedKey{}).(*owned); ok && o.trial != nil && !errors.Is(err, ErrReleased) {
@@ -80,7 +80,7 @@ func (c *conn) check(ctx context.Context) (*Scope, *binding, error) {
 		if _, err := owner.check(); err != nil {
 			return nil, nil, err
 		}
-		return nil, nil, &CrossPodError{Scope: owner.unit(owner.bound.Load()), Use: Unit{Shop: root.shop, Pod: b.route.Pod, Site: usedAt()},
+		return nil, nil, &CrossPodError{Scope: owner.unit(owner.bound()), Use: Unit{Shop: root.shop, Pod: b.route.Pod, Site: usedAt()},
 			Note: "the " + what + " is the first one's, the context is the second one's, acquired at " + s.where()}
 	}
 	if c.tx != nil && c.tx.lost != nil {

@@ -32,10 +32,9 @@ type Scope struct {
 	// What follows is the root's.
 	cluster *Cluster
 	shop    podworks.ShopID
-	bound   atomic.Pointer[binding]
-	first   binding
-	pod     *pod        // that counts it
-	admit   func(error) // what Options.Admit returned
+	first   binding                 // its pod counts the scope
+	later   atomic.Pointer[binding] // nil before the first rebinding
+	admit   func(error)             // what Options.Admit returned
 	load    load
 }
 
@@ -44,6 +43,14 @@ type binding struct {
 	route podworks.Route
 	pod   *pod
 	left  *binding
+}
+
+// bound returns the root's binding.
+func (s *Scope) bound() *binding {
+	if b := s.root.later.Load(); b != nil {
+		return b
+	}
+	return &s.root.first
 }
 
 type scopeKey struct{}
@@ -108,10 +115,8 @@ func (c *Cluster) acquire(ctx context.Context, shop podworks.ShopID, at site.Sit
 	if err != nil {
 		return nil, err
 	}
-	s := &Scope{parent: ctx, site: at, label: label, cluster: c, shop: shop, pod: p, admit: admit}
+	s := &Scope{parent: ctx, site: at, label: label, cluster: c, shop: shop, first: binding{route: route, pod: p}, admit: admit}
 	s.root = s
-	s.first = binding{route: route, pod: p}
-	s.bound.Store(&s.first)
 	return s, nil
 }
 
@@ -142,11 +147,11 @@ func (s *Scope) release(err error) {
 	if s.released.Swap(true) || s.root != s {
 		return
 	}
-	s.pod.leave()
+	s.first.pod.leave()
 	if s.admit != nil {
 		s.admit(err)
 	}
-	s.cluster.loads.add(s.shop, s.bound.Load().route.Pod, &s.load)
+	s.cluster.loads.add(s.shop, s.bound().route.Pod, &s.load)
 }
 
 // Deadline is that of the context the scope was acquired with.
@@ -166,7 +171,7 @@ func (s *Scope) Value(k any) any {
 	case scopeKey:
 		return s
 	case key.Route:
-		return &s.root.bound.Load().route
+		return &s.bound().route
 	}
 	return s.parent.Value(k)
 }
@@ -193,7 +198,7 @@ func (s *Scope) unit(b *binding) Unit {
 func (s *Scope) Shop() podworks.ShopID { return s.root.shop }
 
 // Route returns where the shop is, as far as the scope knows.
-func (s *Scope) Route() podworks.Route { return s.root.bound.Load().route }
+func (s *Scope) Route() podworks.Route { return s.bound().route }
 
 // DB returns the pool of the shop's pod. It refuses every context but those of
 // the pod's scopes. When the directory has heard that the shop has moved, DB
@@ -206,17 +211,17 @@ func (s *Scope) DB() *sql.DB { return s.follow().pod.db() }
 // follow rebinds the scope if the directory knows a newer route.
 func (s *Scope) follow() *binding {
 	root := s.root
-	if r, ok := root.cluster.dir.route(root.shop); ok && r.Epoch > root.bound.Load().route.Epoch {
+	if r, ok := root.cluster.dir.route(root.shop); ok && r.Epoch > root.bound().route.Epoch {
 		// Where this process can't go, the old pod's rows are the best it has; a
 		// write finds out, and says so.
 		_ = root.rebind(r)
 	}
-	return root.bound.Load()
+	return root.bound()
 }
 
 // check returns where the scope is bound, if it lives.
 func (s *Scope) check() (*binding, error) {
-	b := s.root.bound.Load()
+	b := s.bound()
 	if s.released.Load() || s.root.released.Load() {
 		return b, &Error{Shop: s.root.shop, Pod: b.route.Pod, Err: ErrReleased, Acquired: s.where(), Used: usedAt()}
 	}
@@ -251,11 +256,12 @@ func (s *Scope) rebind(r podworks.Route) error {
 		return &Error{Shop: r.Shop, Pod: r.Pod, Err: ErrUnknownPod, Note: "the shop moved there, and this process has no connector for it"}
 	}
 	for {
-		old := root.bound.Load()
-		if r.Epoch <= old.route.Epoch {
-			return nil
+		later := root.later.Load()
+		old := later
+		if old == nil {
+			old = &root.first
 		}
-		if root.bound.CompareAndSwap(old, &binding{route: r, pod: p, left: old}) {
+		if r.Epoch <= old.route.Epoch || root.later.CompareAndSwap(later, &binding{route: r, pod: p, left: old}) {
 			return nil
 		}
 	}
@@ -292,7 +298,7 @@ func (s *Scope) begin(ctx context.Context, o *owned) (*sql.Tx, error) {
 	c := s.root.cluster
 	start := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		b := s.root.bound.Load()
+		b := s.bound()
 		tx, err := s.beginIn(ctx, b, o)
 		var moved *Error
 		if errors.As(err, &moved) && moved.next.Pod != 0 {

@@ -74,7 +74,7 @@ func (s *Scope) Tx(ctx context.Context, fn func(ctx context.Context, tx *Tx) err
 	// The fence is taken for ctx's shop. With another's of the same pod, this
 	// shop's rows would be written while it is moved.
 	if in := FromContext(ctx); in != nil && in.root != s.root && !s.root.cluster.off.owner {
-		return &CrossPodError{Scope: in.unit(in.root.bound.Load()), Use: Unit{Shop: s.root.shop, Pod: s.Route().Pod, Site: usedAt()},
+		return &CrossPodError{Scope: in.unit(in.bound()), Use: Unit{Shop: s.root.shop, Pod: s.Route().Pod, Site: usedAt()},
 			Note: "the context is the first one's, Tx the second one's, acquired at " + s.where()}
 	}
 	if outer, ok := podworks.TxFrom(ctx); ok {

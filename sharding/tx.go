@@ -112,6 +112,10 @@ func (s *Scope) transact(ctx context.Context, fn func(ctx context.Context, tx *T
 	if err == nil {
 		owner.ending = true
 		err = sqlTx.Commit()
+		if err == sql.ErrTxDone && ctx.Err() != nil {
+			// database/sql was quicker: it has rolled back because the context ended.
+			err = fmt.Errorf("sharding: rolled back: %w", ctx.Err())
+		}
 	} else if rollback := sqlTx.Rollback(); rollback != nil && !errors.Is(rollback, sql.ErrTxDone) {
 		// database/sql has rolled back already if the context ended. Else the
 		// session is gone, and its transaction with it.

@@ -107,7 +107,7 @@ func (t *Tx) run(ctx context.Context, conn *sql.Conn, fn func(ctx context.Contex
 	}()
 	err = t.work(podworks.WithTx(ctx, t), fn)
 	if err == nil {
-		if err = t.commit(); err == nil || errors.Is(err, podworks.ErrOutcomeUnknown) {
+		if err = t.commit(ctx); err == nil || errors.Is(err, podworks.ErrOutcomeUnknown) {
 			t.note(ctx, conn, err)
 		}
 	}
@@ -136,8 +136,11 @@ func (t *Tx) work(ctx context.Context, fn func(ctx context.Context, tx *Tx) erro
 	return err
 }
 
-func (t *Tx) commit() error {
+func (t *Tx) commit(ctx context.Context) error {
 	err := t.tx.Commit()
+	if err == sql.ErrTxDone && ctx.Err() != nil {
+		err = ctx.Err() // database/sql was quicker: it has rolled back because of that
+	}
 	switch {
 	case err == nil:
 		return nil

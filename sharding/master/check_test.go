@@ -1,6 +1,7 @@
 package master_test
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"os"
@@ -70,6 +71,11 @@ func TestCheck(t *testing.T) {
 			"the replica: it runs mariadb and the primary mysql")
 
 		db := pool(plain)
+		t.Cleanup(func() { // the server is shared with the test's next run
+			if _, err := db.ExecContext(context.Background(), `UNINSTALL PLUGIN group_replication`); err != nil {
+				t.Error(err)
+			}
+		})
 		for i, stmt := range []string{
 			`INSTALL PLUGIN group_replication SONAME 'group_replication.so'`,
 			`SET GLOBAL group_replication_group_name = 'aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa'`,

@@ -311,7 +311,10 @@ func (s *Scope) begin(ctx context.Context, o *owned) (*sql.Tx, error) {
 				switch {
 				case elsewhere == nil:
 					there.route = c.dir.heard(there.route) // has the region
-					b, err = there, s.rebind(there.route)
+					b = there
+					if err = s.rebind(there.route); err != nil {
+						_ = tx.Rollback() // nothing is in it
+					}
 				case !errors.Is(elsewhere, ErrMoved):
 					err = elsewhere
 				}

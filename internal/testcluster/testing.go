@@ -3,8 +3,11 @@ package testcluster
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +29,16 @@ func Main(m *testing.M) int {
 		}
 	}
 	return code
+}
+
+// AtOnce has n tests of a package run in parallel, or as many as there are processors
+// if these are more. It is for tests that wait most of their time, for servers that
+// work or start, and is called before Main.
+func AtOnce(n int) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(max(n, runtime.GOMAXPROCS(0)))); err != nil {
+		panic(err)
+	}
 }
 
 // Each runs test once for each family, as subtests mariadb and mysql. A family
@@ -53,9 +66,9 @@ type sharedServer struct {
 }
 
 // Shared returns the server of that family and name: the first call starts it,
-// with default options, and Main stops it. Tests that share a server leave it
+// with these arguments, and Main stops it. Tests that share a server leave it
 // running and use a Database each.
-func Shared(t testing.TB, f Family, name string) *MySQLServer {
+func Shared(t testing.TB, f Family, name string, args ...string) *MySQLServer {
 	t.Helper()
 	key := string(f) + "/" + name
 	shared.mu.Lock()
@@ -69,7 +82,7 @@ func Shared(t testing.TB, f Family, name string) *MySQLServer {
 	}
 	shared.mu.Unlock()
 	// Not in the test's context: the server outlives it.
-	s.once.Do(func() { s.server, s.err = StartMySQL(context.Background(), &MySQLOptions{Family: f}) })
+	s.once.Do(func() { s.server, s.err = StartMySQL(context.Background(), &MySQLOptions{Family: f, Args: args}) })
 	check(t, s.err)
 	return s.server
 }

@@ -106,7 +106,7 @@ func TestCloseWhoseAnswerIsLost(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			opts := &redislock.Options{Prefix: tt.name, Timeout: 50 * time.Millisecond}
-			p, other := newPod(t, server, opts), newPod(t, server, opts)
+			p, other := newPod(t, server, opts), newPod(t, server, &redislock.Options{Prefix: tt.name})
 			p.set(open)
 			p.client.AddHook(hook{"close", func(_ []any, next func() error) error {
 				if tt.arrives {

@@ -196,12 +196,16 @@ func (p *Push) ping(ctx context.Context, sub *redis.PubSub, end context.CancelCa
 
 // bounded calls f with the time that Redis may take, and explains its error.
 func (p *Push) bounded(ctx context.Context, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.timeout, fmt.Errorf("Redis has said nothing for %v", p.timeout))
+	inner, cancel := context.WithTimeoutCause(ctx, p.timeout, fmt.Errorf("Redis has said nothing for %v", p.timeout))
 	defer cancel()
-	if err := f(ctx); err != nil {
+	err := f(inner)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil: // ping may have seen that, and closed the connection, before inner knows
 		return explain(ctx, err)
 	}
-	return nil
+	return explain(inner, err)
 }
 
 // explain says why ctx ended, if that is what err came of: by itself it says

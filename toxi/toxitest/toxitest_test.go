@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -81,7 +82,11 @@ func ask(addr string) error {
 
 func TestAProxyLivesAsLongAsItsTest(t *testing.T) {
 	t.Parallel()
-	upstream := serve(t, echo)
+	var served atomic.Int32
+	upstream := serve(t, func(c net.Conn) {
+		served.Add(1)
+		echo(c)
+	})
 	var p *toxitest.Proxy
 	t.Run("inner", func(t *testing.T) {
 		p = toxitest.New(t, upstream)
@@ -90,8 +95,11 @@ func TestAProxyLivesAsLongAsItsTest(t *testing.T) {
 		}
 		p.Add(toxi.Latency{})
 	})
-	if err := ask(p.Addr()); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("after its test a proxy answers %v, want ECONNREFUSED", err)
+	// What the dialing answers is no matter: another test may have been given the port.
+	before := served.Load()
+	ask(p.Addr())
+	if n := served.Load() - before; n != 0 {
+		t.Errorf("after its test a proxy forwards %d connections, want 0", n)
 	}
 	if _, err := p.Proxy.Add(toxi.Noop{}); !errors.Is(err, toxi.ErrClosed) {
 		t.Errorf("after its test a proxy takes a toxic: %v, want ErrClosed", err)

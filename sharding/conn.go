@@ -16,9 +16,10 @@ import (
 type conn struct {
 	pod *pod
 	innerConn
-	owner  *Scope // the root scope that has used it since the pool gave it out
-	tx     *tx    // the open transaction, or nil
-	broken bool   // must not go back into the pool
+	owner  *Scope                  // the root scope that has used it since the pool gave it out
+	tx     *tx                     // the open transaction, or nil
+	fence  driver.StmtQueryContext // the fence's select, prepared at the first write
+	broken bool                    // must not go back into the pool
 
 	// Whether a lock that can't be had in time ends the whole transaction
 	// (innodb_rollback_on_timeout) rather than the statement.

@@ -90,6 +90,32 @@
 // shop has open through one process are bounded as well, and wait for their turn
 // in order.
 //
+// # What it costs
+//
+// Measured on two cores that the servers share with their clients, both with
+// durable settings; "of plain" is the rate of the same work on a plain pool, the
+// median of ten alternating pairs. Run make bench-sharding for those of your
+// machine.
+//
+//	                                       MariaDB 10.11   MySQL 9.7
+//	reads, 1 worker, of plain                       0.99        0.98
+//	reads, 16 workers                               0.96        0.97
+//	transactions of 2 writes, 1 writer              0.80        0.78
+//	the same, 16 writers                            0.80        0.83
+//	the same, 512 open                              0.82        0.83
+//	single writes, 1 writer                         0.59        0.65
+//	single writes, 16 writers                       0.62        0.54
+//	statements added: read, transaction, write   0, 1, 3     0, 1, 3
+//
+//	acquiring and releasing a scope           130 to 150 ns, 1 allocation
+//	directory look-up among 1,000,000 shops   30 ns in sequence, 9 ns one shop,
+//	                                          103 ns at random; no allocation
+//	the directory's memory                    17 to 34 MB for 1,000,000 shops
+//	a change is known to all processes after  12 ms with a Push, 0.26 s without
+//
+// A plain pool that sends the fence's SELECT by hand in each transaction keeps
+// 0.82 to 0.84 at 16 writers there: both cores are busy, and each statement counts.
+//
 // # Privileges
 //
 // The application's user needs SELECT, INSERT, UPDATE and DELETE on its tables

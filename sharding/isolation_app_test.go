@@ -89,7 +89,9 @@ func startStores(t *testing.T, f testcluster.Family) *stores {
 		}
 		re := testcluster.Redis(t, nil)
 		st.redis[pod] = reach(pod, re.Process, re.Socket())
-		mc := testcluster.Memcached(t, nil)
+		// A frozen server must keep callers waiting: one whose backlog is full refuses
+		// them, and what fails soon fills no process.
+		mc := testcluster.Memcached(t, &testcluster.MemcachedOptions{Args: []string{"-b", "4096", "-c", "4096"}})
 		st.memcached[pod] = reach(pod, mc.Process, mc.Socket())
 	}
 

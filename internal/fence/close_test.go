@@ -191,6 +191,37 @@ func TestCloseKeepsASmallBudget(t *testing.T) {
 	})
 }
 
+// A lock that isn't had in the time for that is given up long before the budget is
+// spent, and those who queued behind it go on.
+func TestCloseWaitsForTheLockNoLongerThanIsSaid(t *testing.T) {
+	each(t, func(t *testing.T, p *pod) {
+		p.set(open)
+		w := p.write(1)
+		cl := closing
+		cl.Budget, cl.Wait = time.Hour, 50*time.Millisecond
+		err := fence.Close(t.Context(), p.db, cl, nothing)
+		checkIs(t, "Close", err, fence.ErrHeld)
+		if errors.Is(err, fence.ErrBudget) {
+			t.Errorf("got %v, want nothing of the budget", err)
+		}
+		p.wantRow("afterwards", open)
+		if err := errors.Join(p.write(2).Commit(), w.Commit()); err != nil {
+			t.Error(err)
+		}
+		cl.Budget, cl.Wait = 10*time.Second, 500*time.Millisecond // for a busy machine
+		drained := false
+		checkIs(t, "Close with the lock free", fence.Close(t.Context(), p.db, cl, func(context.Context, *sql.Conn) error {
+			<-time.After(2 * cl.Wait) // it bounds the wait for the lock alone
+			drained = true
+			return nil
+		}), nil)
+		if !drained {
+			t.Error("the drain didn't run")
+		}
+		p.wantRow("after Close", moved)
+	})
+}
+
 // A writer that is frozen loses its session, and its transaction with it.
 func TestCloseKillsWhoeverKeepsTheLock(t *testing.T) {
 	each(t, func(t *testing.T, p *pod) {
@@ -330,6 +361,50 @@ func TestCloseWhoseCommitIsLost(t *testing.T) {
 				want = moved
 			}
 			p.wantRow(c.name, want)
+		}
+	})
+}
+
+// The answers to the other changes' COMMITs are lost, and looked up.
+func TestAChangeWhoseCommitIsLost(t *testing.T) {
+	each(t, func(t *testing.T, p *pod) {
+		p.db.SetMaxIdleConns(0) // so that looking it up dials
+		from := podworks.Route{Shop: 1, Pod: 1, Epoch: 1}
+		for _, c := range []struct {
+			name       string
+			have, want fence.Row
+			change     func(context.Context) error
+		}{
+			{"claim", absent, incoming(5), func(ctx context.Context) error { return fence.Claim(ctx, p.db, 1, 5) }},
+			{"release", incoming(5), fence.Row{Shop: 1, State: fence.Open, Epoch: 2, Token: 5}, func(ctx context.Context) error { return fence.Release(ctx, p.db, 1, 2, 5) }},
+			{"tombstone", incoming(5), tombstone(5), func(ctx context.Context) error { return fence.Tombstone(ctx, p.db, 1, 5) }},
+			{"reopen", moved, fence.Row{Shop: 1, State: fence.Open, Epoch: 1, Token: moved.Token}, func(ctx context.Context) error { return fence.Reopen(ctx, p.db, from, moved.Token) }},
+			{"shut", open, moved, func(ctx context.Context) error { return fence.Shut(ctx, p.db, from, moved.Destination, moved.Token) }},
+		} {
+			for _, how := range []struct {
+				name      string
+				how       cut.How
+				committed bool
+			}{
+				{"before it was sent", cut.BeforeSending, false},
+				{"while it was sent", cut.WhileSending, false},
+				{"before it was answered", cut.BeforeTheAnswer, true},
+			} {
+				name := c.name + ", " + how.name
+				p.set(c.have)
+				p.dial.At(how.how)
+				err := c.change(t.Context())
+				switch {
+				case errors.Is(err, podworks.ErrOutcomeUnknown):
+					t.Errorf("%s: got %v, want it looked up", name, err)
+				case how.committed && err != nil:
+					t.Errorf("%s: got %v, want the commit that happened found", name, err)
+				case err != nil:
+					p.wantRow(name, c.have)
+					continue
+				}
+				p.wantRow(name, c.want)
+			}
 		}
 	})
 }

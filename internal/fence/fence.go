@@ -47,6 +47,7 @@ var (
 	ErrNotOpen = errors.New("the shop is not open in this pod")
 	ErrToken   = errors.New("another move has the shop's row in this pod")
 	ErrBudget  = errors.New("the pause budget is used up")
+	ErrHeld    = errors.New("write transactions in flight hold the shop's lock")
 )
 
 // A Row is a shop's row.
@@ -67,8 +68,13 @@ const columns = `epoch, state, destination, token`
 // SharedLock is the statement a write transaction begins with. LOCK IN SHARE
 // MODE is the form that both families understand.
 func SharedLock(shop podworks.ShopID) string {
-	return `SELECT ` + columns + ` FROM podworks_fence WHERE shop_id = ` + strconv.FormatInt(int64(shop), 10) + ` LOCK IN SHARE MODE`
+	return `SELECT ` + columns + ` FROM podworks_fence WHERE shop_id = ` + strconv.FormatInt(int64(shop), 10) + shared
 }
+
+// SharedLockAny is [SharedLock] to be prepared once, for any shop.
+const SharedLockAny = `SELECT ` + columns + ` FROM podworks_fence WHERE shop_id = ?` + shared
+
+const shared = ` LOCK IN SHARE MODE`
 
 // A queryer is a *sql.DB, *sql.Conn or *sql.Tx.
 type queryer interface {

@@ -33,16 +33,20 @@ func Claim(ctx context.Context, db *sql.DB, shop podworks.ShopID, token uint64) 
 // row, and fails unless it is incoming under token: a mover that was paused and
 // replaced applies nothing any more.
 func Applying(ctx context.Context, tx *sql.Tx, shop podworks.ShopID, token uint64) error {
-	return require(ctx, tx, shop, Incoming, token)
+	return require(ctx, tx, shop, Incoming, token, hook.Apply)
 }
 
 // Deleting does the same for a transaction that deletes rows of a shop which
-// is not here: state is moved (clean-up after a move) or absent (undo).
+// is not here: state is moved (clean-up after a move), absent (undo) or incoming
+// (before it is copied again).
 func Deleting(ctx context.Context, tx *sql.Tx, shop podworks.ShopID, state State, token uint64) error {
-	return require(ctx, tx, shop, state, token)
+	return require(ctx, tx, shop, state, token, hook.Clean)
 }
 
-func require(ctx context.Context, tx *sql.Tx, shop podworks.ShopID, state State, token uint64) error {
+func require(ctx context.Context, tx *sql.Tx, shop podworks.ShopID, state State, token uint64, p hook.Protection) error {
+	if hook.Off(ctx, p) {
+		return nil
+	}
 	r, err := Read(ctx, tx, shop, "LOCK IN SHARE MODE")
 	if err != nil {
 		return err
@@ -79,6 +83,29 @@ func Tombstone(ctx context.Context, db *sql.DB, shop podworks.ShopID, token uint
 	})
 }
 
+// Shut closes the source's row for a move with token that is decided: a failover
+// has lost its close. A row that isn't open at from's epoch stays as it is.
+func Shut(ctx context.Context, db *sql.DB, from podworks.Route, to podworks.PodID, token uint64) error {
+	return change(ctx, db, from.Shop, func(r Row) (Row, error) {
+		if r.State != Open || r.Epoch != from.Epoch {
+			return r, nil
+		}
+		return Row{Shop: r.Shop, State: Moved, Epoch: from.Epoch, Destination: to, Token: token}, nil
+	})
+}
+
+// ReadSettled reads the row with a shared lock: it waits for a mover that has
+// the exclusive lock and may be about to close. It neither waits for the shop's
+// writers nor makes them wait.
+func ReadSettled(ctx context.Context, db *sql.DB, shop podworks.ShopID) (Row, error) {
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return Row{}, err
+	}
+	defer tx.Rollback()
+	return Read(ctx, tx, shop, shared)
+}
+
 // Reopen opens the source's row again if the move with token, or an earlier
 // one, closed it at from's epoch. The caller has seen to it that neither move
 // can be decided.
@@ -89,12 +116,8 @@ func Tombstone(ctx context.Context, db *sql.DB, shop podworks.ShopID, token uint
 // makes them wait, as asking for the exclusive lock would.
 func Reopen(ctx context.Context, db *sql.DB, from podworks.Route, token uint64) error {
 	closed := func(r Row) bool { return r.State == Moved && r.Epoch == from.Epoch && r.Token <= token }
-	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-	if err != nil {
-		return err
-	}
-	row, err := Read(ctx, tx, from.Shop, "LOCK IN SHARE MODE")
-	if err := errors.Join(err, tx.Rollback()); err != nil || !closed(row) {
+	row, err := ReadSettled(ctx, db, from.Shop)
+	if err != nil || !closed(row) {
 		return err
 	}
 	return change(ctx, db, from.Shop, func(r Row) (Row, error) {
@@ -105,9 +128,15 @@ func Reopen(ctx context.Context, db *sql.DB, from podworks.Route, token uint64) 
 	})
 }
 
-// change runs one read-decide-write on a row under its exclusive lock. The row
-// is made first, so that there is one to lock and no gap.
+// change runs one read-decide-write on a row under its exclusive lock, and looks
+// up what became of it if the answer to its COMMIT is lost. So next must take
+// the row that it returned as it is.
 func change(ctx context.Context, db *sql.DB, shop podworks.ShopID, next func(Row) (Row, error)) error {
+	return flavor.Settle(ctx, func(ctx context.Context) error { return changeOnce(ctx, db, shop, next) }, ErrToken)
+}
+
+// changeOnce makes the row first, so that there is one to lock and no gap.
+func changeOnce(ctx context.Context, db *sql.DB, shop podworks.ShopID, next func(Row) (Row, error)) error {
 	if _, err := db.ExecContext(ctx, `INSERT IGNORE INTO podworks_fence (shop_id, epoch, state, destination, token) VALUES (?, 0, 'absent', 0, 0)`, int64(shop)); err != nil {
 		return fmt.Errorf("make the fence row of shop %d: %w", shop, err)
 	}
@@ -127,7 +156,10 @@ func change(ctx context.Context, db *sql.DB, shop podworks.ShopID, next func(Row
 	if err := write(ctx, tx, want); err != nil {
 		return err
 	}
-	return tx.Commit()
+	if err := flavor.Commit(ctx, tx); err != nil {
+		return fmt.Errorf("commit %v: %w", want, err)
+	}
+	return nil
 }
 
 type execer interface {
@@ -149,14 +181,15 @@ type Closing struct {
 	To     podworks.PodID
 	Token  uint64
 	Budget time.Duration // from asking for the lock to committing
+	Wait   time.Duration // of it, for the lock; 0 is all
 	Kill   bool          // at half of the budget, kill the sessions that keep us from the lock
 }
 
 // Close takes the exclusive lock on the source's row, runs drain with the
 // session that holds it, and commits the row as moved. The shop's writers wait
-// from the request for the lock until Close returns. When the budget is used
-// up before the commit, or drain fails, nothing has changed and the writers go
-// on.
+// from the request for the lock until Close returns. When the lock wasn't had in
+// time (ErrHeld), the budget is used up before the commit, or drain fails, nothing
+// has changed and the writers go on.
 //
 // A lost answer to the commit is looked up with a locking read: nil means
 // moved, an error means not moved or, when the look-up fails too, unknown
@@ -237,6 +270,11 @@ func Close(ctx context.Context, db *sql.DB, c Closing, drain func(ctx context.Co
 // lock asks for the exclusive lock and gives up when ctx ends. A client that
 // hangs up does not end its statement's wait for a lock, so the server is told.
 func lock(ctx context.Context, db *sql.DB, conn *sql.Conn, id int64, c Closing) (Row, error) {
+	if c.Wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, c.Wait, fmt.Errorf("for %v", c.Wait))
+		defer cancel()
+	}
 	var clause = "FOR UPDATE"
 	if hook.Off(ctx, hook.Lock) {
 		clause = ""
@@ -275,7 +313,7 @@ func lock(ctx context.Context, db *sql.DB, conn *sql.Conn, id int64, c Closing) 
 	close(had)
 	killErr := <-done
 	if spent := budgetSpent(ctx); spent != nil {
-		return row, fmt.Errorf("wait for the write transactions of shop %d: %w", c.From.Shop, errors.Join(spent, killErr))
+		return row, fmt.Errorf("lock the fence row of shop %d: %w: %w", c.From.Shop, ErrHeld, errors.Join(spent, killErr))
 	}
 	if err != nil {
 		return row, fmt.Errorf("lock the fence row of shop %d: %w", c.From.Shop, err)
@@ -336,19 +374,17 @@ func killBlockers(ctx context.Context, db *sql.DB, id int64) error {
 // lookUpClose finds out what became of a COMMIT whose answer was lost. The
 // locking read waits until the server has ended the session either way.
 func lookUpClose(ctx context.Context, db *sql.DB, want Row, cause error) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("close shop %d: %w (%w; looking it up: %w)", want.Shop, podworks.ErrOutcomeUnknown, cause, err)
+	if flavor.CommitRefused(cause) {
+		return fmt.Errorf("close shop %d: rolled back: %w", want.Shop, cause)
 	}
-	defer tx.Rollback()
-	have, err := Read(ctx, tx, want.Shop, "FOR UPDATE")
-	if err != nil {
-		return fmt.Errorf("close shop %d: %w (%w; looking it up: %w)", want.Shop, podworks.ErrOutcomeUnknown, cause, err)
-	}
-	if have == want {
-		return nil
+	lost := fmt.Errorf("close shop %d: %w: %w", want.Shop, podworks.ErrOutcomeUnknown, cause)
+	var have Row
+	err := flavor.LookUp(ctx, lost, func(ctx context.Context) (err error) {
+		have, err = ReadSettled(ctx, db, want.Shop)
+		return err
+	})
+	if err != nil || have == want {
+		return err
 	}
 	return fmt.Errorf("close shop %d: rolled back: %w", want.Shop, cause)
 }

@@ -94,6 +94,10 @@ type Move struct {
 	State MoveState
 	Step  string        // the last step noted
 	Idle  time.Duration // since the last note, by the master's clock
+
+	// Verified is the token whose copy was compared with the source and found
+	// equal. A decided move of another token must copy again before it opens.
+	Verified uint64
 }
 
 // WithRoute returns a context that carries r.

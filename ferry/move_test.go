@@ -230,20 +230,28 @@ func TestRowsThatChangeMeanwhileArriveAsAcknowledged(t *testing.T) {
 	}
 	t.Logf("PODWORKS_SEED=%d", seed)
 	const clerks = 4
-	for _, logged := range []string{"plain", "compressed"} {
+	keys := map[string]string{ // other keys than the world's
+		"text":      `ALTER TABLE products MODIFY id VARCHAR(20) NOT NULL; ALTER TABLE orders MODIFY id VARCHAR(20) NOT NULL`,
+		"bytes":     `ALTER TABLE products MODIFY id VARBINARY(20) NOT NULL; ALTER TABLE orders MODIFY id VARBINARY(20) NOT NULL`,
+		"composite": `ALTER TABLE products DROP PRIMARY KEY, ADD PRIMARY KEY (shop_id, name, id); ALTER TABLE orders DROP PRIMARY KEY, ADD UNIQUE KEY (id, token, shop_id)`,
+	}
+	for _, logged := range []string{"plain", "compressed", "text", "bytes", "composite"} {
 		t.Run(logged, func(t *testing.T) {
 			testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+				t.Parallel()
 				var last ferry.Progress
 				w := newWorld(t, f, "", &ferry.Options{
 					Ignore: []string{"countries"}, ChunkRows: 7, PauseBudget: 400 * time.Millisecond,
 					Progress: func(p ferry.Progress) { last = p },
 				})
+				w.script(w.source, keys[logged])
+				w.script(w.target, keys[logged])
 				w.exec(w.source, `INSERT INTO products VALUES (8, 1000000, 'of the other shop', 1, 1)`)
 				variable := ""
 				if logged == "compressed" {
 					if f == testcluster.MySQL {
 						variable = "binlog_transaction_compression"
-					} else { // which has no variable of the session; the test doesn't run in parallel
+					} else { // which has no variable of the session; the test runs beside no other
 						w.exec(w.source, `SET GLOBAL log_bin_compress = ON`)
 						w.exec(w.source, `SET GLOBAL log_bin_compress_min_len = 10`)
 						t.Cleanup(func() {
@@ -321,8 +329,8 @@ func TestRowsThatChangeMeanwhileArriveAsAcknowledged(t *testing.T) {
 				if report.RowsRepaired != 0 {
 					t.Errorf("%d rows had to be repaired; the copy and the log should leave none", report.RowsRepaired)
 				}
-				if last.Step != "opened" || last.RowChanges != report.RowChanges {
-					t.Errorf("the last progress was %+v, want that of the report at step opened", last)
+				if last.Step != "prove" || last.RowChanges != report.RowChanges {
+					t.Errorf("the last progress was %+v, want that of the report at step prove", last)
 				}
 				w.same("products")
 				w.same("orders")
@@ -372,15 +380,14 @@ func TestALargeTransactionArrivesWhole(t *testing.T) {
 	})
 }
 
-// A key that another shop has on the target can't be had twice.
+// A key that another shop takes on the target after the plan can't be had twice.
 func TestAKeyThatIsTakenOnTheTargetEndsTheMove(t *testing.T) {
 	t.Parallel()
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
 		w := newWorld(t, f, `CREATE TABLE stamps (id INT PRIMARY KEY, shop_id INT NOT NULL, KEY (shop_id))`, nil)
 		w.fill(w.shop, 20)
 		w.script(w.source, `INSERT INTO stamps VALUES (1, 7), (2, 7)`)
-		w.script(w.target, `INSERT INTO stamps VALUES (2, 55)`)
-		tr := &trail{}
+		tr := &trail{at: map[string]func(){"copy": func() { w.script(w.target, `INSERT INTO stamps VALUES (2, 55)`) }}}
 		_, err := w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
 		contains(t, err, nil, "table stamps", "Duplicate entry '2'", "undone, the shop stays in pod 1")
 		if tr.passed("drain") {
@@ -421,5 +428,32 @@ func TestNamesAreQuoted(t *testing.T) {
 		if n, err := w.ferry.Clean(t.Context(), w.shop, 1); err != nil || n != 64 {
 			t.Errorf("cleaned %d rows, %v; want 64", n, err)
 		}
+	})
+}
+
+// A source may take long to say where its log ends, which is asked first.
+func TestAMoverThatWaitsForTheSourcesLogIsNotTakenForDead(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, "", nil)
+		w.fill(w.shop, 50)
+		asked, answer := make(chan struct{}), make(chan struct{})
+		goOn := sync.OnceFunc(func() { close(answer) })
+		moved := make(chan error, 1)
+		tr := &trail{at: map[string]func(){"hub": func() { close(asked); <-answer }}}
+		go func() {
+			_, err := w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
+			moved <- err
+		}()
+		defer func() { goOn(); <-moved }()
+		<-asked
+		until(t, "the mover to be heard of", func() bool {
+			return w.count(w.master, `SELECT COUNT(*) FROM podworks_moves WHERE noted_at > started_at`) == 1
+		})
+		goOn()
+		err := <-moved
+		moved <- err
+		w.must(err)
+		w.same("products")
 	})
 }

@@ -6,29 +6,41 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/go-sql-driver/mysql"
+	"time"
 
 	"github.com/podworks/podworks"
 	"github.com/podworks/podworks/internal/directory"
-	"github.com/podworks/podworks/internal/fence"
 	"github.com/podworks/podworks/internal/flavor"
 )
 
-// A Plan says what a move would do. Nothing was touched to make it.
+// A Plan says what a move would do, and what speaks against it. It is a value
+// to be stored or sent as JSON, and a report: [Plan.String]. Nothing was touched
+// to make it.
 type Plan struct {
-	From   podworks.Route
-	To     podworks.PodID
-	Tables []TablePlan // in the order of the copy
+	From     podworks.Route
+	To       podworks.PodID
+	Tables   []TablePlan // in the order of the copy
+	Findings []Finding   // the gravest first
+	Estimate Estimate
 }
 
 // A TablePlan is one table's part of a Plan.
 type TablePlan struct {
-	Name string
-	Rows int64 // of the shop
+	Name  string
+	Rows  int64    // of the shop, counted
+	Bytes int64    // of their values, from the average of up to 1,000 rows
+	Key   []string // the columns that tell rows apart
+	Index string   // of the source, that finds the shop's rows; "" if there is none
+
+	// LargestValue is the bytes that the largest value takes to send. It is asked
+	// for only in tables whose columns allow values that might not fit a packet.
+	LargestValue int64
+
+	// AutoIncrement is the next value on the source, TargetAutoIncrement that on
+	// the target; 0 without such a column.
+	AutoIncrement, TargetAutoIncrement uint64
 }
 
 // Rows returns the number of rows to copy.
@@ -40,24 +52,98 @@ func (p *Plan) Rows() int64 {
 	return n
 }
 
+// Bytes returns about how many bytes of values there are to copy.
+func (p *Plan) Bytes() int64 {
+	var n int64
+	for _, t := range p.Tables {
+		n += t.Bytes
+	}
+	return n
+}
+
+// Refused reports whether something speaks against the move.
+func (p *Plan) Refused() bool {
+	return slices.ContainsFunc(p.Findings, func(f Finding) bool { return f.Severity == Refuse })
+}
+
 // Plan checks whether shop can be moved to pod to, and says what that would do.
-// What speaks against it comes as one error that is ErrRefused and names every
-// reason.
+//
+// When something speaks against the move Plan returns both: the plan, with every
+// finding and whatever else could be found out, and an error that is ErrRefused
+// and names the reasons. Move returns the same error; only how long a log of
+// limited size lasts is Plan's alone to find, because it takes watching. With
+// any other error there is no plan.
+//
+// Plan writes nothing. It reads the shop's keys once where another shop could
+// have them on the target, and every row of tables with columns so long that a
+// row might not fit a packet; and it watches the source's log for a fifth of a
+// second.
 func (f *Ferry) Plan(ctx context.Context, shop podworks.ShopID, to podworks.PodID) (*Plan, error) {
-	src, dst, p, err := f.prepare(ctx, shop, to, nil)
+	resumed, found, err := f.underWay(ctx, shop, to)
 	if err != nil {
 		return nil, err
 	}
-	src.db.Close()
-	dst.db.Close()
-	return &p.Plan, nil
+	src, dst, p, err := f.examine(ctx, shop, to, resumed)
+	if err != nil {
+		return nil, err
+	}
+	if src != nil {
+		defer src.db.Close()
+		defer dst.db.Close()
+		if err := watchLog(ctx, src, p); err != nil {
+			return nil, err
+		}
+	}
+	p.find(found...)
+	p.sort()
+	return &p.Plan, p.refused()
+}
+
+// underWay returns the unfinished move of the shop that Move would go on with,
+// and says what is unfinished.
+func (f *Ferry) underWay(ctx context.Context, shop podworks.ShopID, to podworks.PodID) (*podworks.Move, []Finding, error) {
+	moves, err := f.dir.Moves(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ferry: %w", err)
+	}
+	for _, mv := range moves {
+		if mv.From.Shop != shop {
+			continue
+		}
+		found := []Finding{{
+			Severity: Warn,
+			What:     fmt.Sprintf("move %d of the shop to pod %d is unfinished: %s, at step %q, last heard of %v ago", mv.Token, mv.To.Pod, mv.State, mv.Step, mv.Idle.Round(time.Millisecond)),
+			Do:       fmt.Sprintf("wait for its end; if its mover is dead, Move goes on with it or undoes it after %v of silence", f.opts.Lease),
+		}}
+		if mv.State == podworks.MoveRunning && mv.To.Pod == to {
+			return &mv, found, nil
+		}
+		return nil, found, nil
+	}
+	return nil, nil, nil
 }
 
 // A prepared plan has what the move needs besides.
 type prepared struct {
 	Plan
-	flavor flavor.Flavor
-	tables []*table
+	flavor   flavor.Flavor
+	tables   []*table
+	others   []*table                             // that are not moved, and to which foreign keys of the moved refer that change rows
+	unlogged bool                                 // what foreign keys change on the source isn't in its log
+	tenant   any                                  // what the shop is called in its rows
+	left     bool                                 // the shop left the target for the source, and its rows there are gone on with
+	settings map[podworks.PodID]map[string]string // each server's variables
+	schemas  map[podworks.PodID]map[string]*schema
+	log      look // at the source's log, when the inspection began
+}
+
+// find adds findings to the plan.
+func (p *prepared) find(found ...Finding) { p.Findings = append(p.Findings, found...) }
+
+// sort puts the gravest findings first, and those of one kind together.
+func (p *prepared) sort() {
+	grave := map[Severity]int{Refuse: 0, Warn: 1, Note: 2}
+	slices.SortStableFunc(p.Findings, func(a, b Finding) int { return grave[a.Severity] - grave[b.Severity] })
 }
 
 // refusal makes one error of all that speaks against a move.
@@ -78,228 +164,121 @@ type faultList struct {
 func (f *faultList) Error() string   { return f.text }
 func (f *faultList) Unwrap() []error { return f.faults }
 
-// prepare opens both ends and checks everything that can be known beforehand.
-// resumed is the silent move of the same shop and pod that the new one would
-// take over: its rows may be on the target already.
-func (f *Ferry) prepare(ctx context.Context, shop podworks.ShopID, to podworks.PodID, resumed *podworks.Move) (src, dst *server, p *prepared, err error) {
-	from, err := f.dir.Fresh(ctx, shop)
-	if err != nil {
-		if errors.Is(err, directory.ErrUnknownShop) {
-			return nil, nil, nil, refusal(shop, to, []error{err})
+// refused returns the error of a plan that something speaks against, or nil.
+func (p *prepared) refused() error {
+	var faults []error
+	for _, f := range p.Findings {
+		if f.Severity == Refuse {
+			faults = append(faults, findingError{f})
 		}
+	}
+	if len(faults) == 0 {
+		return nil
+	}
+	return refusal(p.From.Shop, p.To, faults)
+}
+
+// prepare examines the move and opens both ends of it, unless it is refused.
+// What it should not be refused for goes to the log.
+func (f *Ferry) prepare(ctx context.Context, shop podworks.ShopID, to podworks.PodID, resumed *podworks.Move) (src, dst *server, p *prepared, err error) {
+	src, dst, p, err = f.examine(ctx, shop, to, resumed)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	for _, found := range p.Findings {
+		if found.Severity == Warn {
+			f.opts.Logger.Warn("move planned", "shop", shop, "to", to, "found", found.String())
+		}
+	}
+	if err = p.refused(); err != nil && src != nil {
+		src.db.Close()
+		dst.db.Close()
+	}
+	return src, dst, p, err
+}
+
+// examine checks everything that can be known beforehand. What it found is in
+// the plan; an error means that it could not go on. resumed is the unfinished
+// move of the same shop and pod that the new one would take over: its rows may
+// be on the target already. The servers are nil if it did not come to them.
+func (f *Ferry) examine(ctx context.Context, shop podworks.ShopID, to podworks.PodID, resumed *podworks.Move) (src, dst *server, p *prepared, err error) {
+	p = &prepared{Plan: Plan{From: podworks.Route{Shop: shop}, To: to}, settings: map[podworks.PodID]map[string]string{}}
+	from, err := f.dir.Fresh(ctx, shop)
+	if errors.Is(err, directory.ErrUnknownShop) {
+		p.find(fault(err))
+		return nil, nil, p, nil
+	}
+	if err != nil {
 		return nil, nil, nil, fmt.Errorf("ferry: %w", err)
 	}
+	p.From = from
 	if from.Pod == to {
-		return nil, nil, nil, refusal(shop, to, []error{fmt.Errorf("the shop is in pod %d already; choose another one", to)})
+		p.find(Finding{Severity: Refuse, What: fmt.Sprintf("the shop is in pod %d already", to), Do: "choose another one"})
+		return nil, nil, p, nil
 	}
 	src, dst, err = f.pair(from.Pod, to)
 	if err != nil {
-		return nil, nil, nil, refusal(shop, to, []error{err})
+		p.find(fault(err))
+		return nil, nil, p, nil
 	}
-	p = &prepared{Plan: Plan{From: from, To: to}}
-	faults, err := f.inspect(ctx, src, dst, p, resumed)
-	if err == nil && len(faults) > 0 {
-		err = refusal(shop, to, faults)
-	}
-	if err != nil {
+	if err := f.inspect(ctx, src, dst, p, resumed); err != nil {
 		src.db.Close()
 		dst.db.Close()
 		return nil, nil, nil, err
 	}
+	p.sort()
 	return src, dst, p, nil
 }
 
-// inspect returns what speaks against the move, as far as it can be found out:
-// a server that can't be asked hides the rest.
-func (f *Ferry) inspect(ctx context.Context, src, dst *server, p *prepared, resumed *podworks.Move) (faults []error, err error) {
-	var ids [2]string
-	var flavors [2]flavor.Flavor
-	for i, s := range []*server{src, dst} {
-		if flavors[i], err = flavor.Detect(ctx, s.db); err != nil {
-			return []error{fmt.Errorf("pod %d can't be asked: %w", s.pod, err)}, nil
-		}
-		if err := s.db.QueryRowContext(ctx, `SELECT CONCAT_WS('|', @@hostname, @@port, @@socket, @@datadir, DATABASE())`).Scan(&ids[i]); err != nil {
-			return []error{fmt.Errorf("pod %d can't be asked: %w", s.pod, err)}, nil
-		}
-	}
-	p.flavor = flavors[0]
-	if ids[0] == ids[1] {
-		faults = append(faults, fmt.Errorf("pods %d and %d are one database (%s); give each its own", src.pod, dst.pod, ids[0]))
-	}
-	if flavors[0] != flavors[1] {
-		faults = append(faults, fmt.Errorf("pod %d runs %s and pod %d runs %s; both must be of one family", src.pod, flavors[0], dst.pod, flavors[1]))
+// inspect finds what speaks against the move, as far as it can be found out: a
+// server that can't be asked hides the rest.
+func (f *Ferry) inspect(ctx context.Context, src, dst *server, p *prepared, resumed *podworks.Move) error {
+	if ok := identify(ctx, src, dst, p); !ok {
+		return nil
 	}
 	for _, s := range []*server{src, dst} {
-		more, err := settings(ctx, s, s == src)
-		if err != nil {
-			return nil, fmt.Errorf("ferry: ask pod %d for its settings: %w", s.pod, err)
+		if err := inspectServer(ctx, s, p); err != nil {
+			return fmt.Errorf("ferry: ask pod %d for its settings: %w", s.pod, err)
 		}
-		faults = append(faults, more...)
-		more, err = grants(ctx, s, flavors[0], s == src)
-		if err != nil {
-			return nil, fmt.Errorf("ferry: ask pod %d for the user's privileges: %w", s.pod, err)
+		if err := grants(ctx, s, p); err != nil {
+			return fmt.Errorf("ferry: ask pod %d for the user's privileges: %w", s.pod, err)
 		}
-		faults = append(faults, more...)
 	}
-	more, err := f.inspectTables(ctx, src, dst, p)
+	p.compareSettings()
+	usable := !p.Refused()
+
+	faults, err := f.inspectTables(ctx, src, dst, p)
 	if err != nil {
-		return nil, fmt.Errorf("ferry: compare the schemas of pods %d and %d: %w", src.pod, dst.pod, err)
+		return fmt.Errorf("ferry: compare the schemas of pods %d and %d: %w", src.pod, dst.pod, err)
 	}
-	faults = append(faults, more...)
-	if len(faults) > 0 {
-		return faults, nil // what follows needs tables that are there
+	for _, err := range faults {
+		p.find(fault(err))
 	}
-	return f.inspectRows(ctx, src, dst, p, resumed)
-}
+	if err := p.compareSchemas(ctx, src, dst); err != nil {
+		return fmt.Errorf("ferry: compare the schemas of pods %d and %d: %w", src.pod, dst.pod, err)
+	}
+	f.inspectIndexes(ctx, src, dst, p)
+	usable = usable && !p.Refused()
 
-// settings checks what the server must be set to.
-func settings(ctx context.Context, s *server, source bool) (faults []error, err error) {
-	vars := map[string]string{}
-	err = each(ctx, s.db, func(rows *sql.Rows) error {
-		var name, value string
-		if err := rows.Scan(&name, &value); err != nil {
-			return err
-		}
-		vars[strings.ToLower(name)] = strings.ToUpper(value)
-		return nil
-	}, `SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'binlog_format', 'binlog_row_image', 'binlog_row_value_options',
-		'binlog_order_commits', 'read_only', 'super_read_only', 'wsrep_on', 'group_replication_group_name', 'group_replication_single_primary_mode')`)
+	own, err := f.inspectFences(ctx, src, dst, p, resumed)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("ferry: read the fences of pods %d and %d: %w", src.pod, dst.pod, err)
 	}
-	fault := func(format string, args ...any) {
-		faults = append(faults, fmt.Errorf("pod %d: "+format, append([]any{s.pod}, args...)...))
+	if p.log, err = lookAtLog(ctx, src, p.flavor); err != nil {
+		p.log = look{} // a privilege is missing, which is a finding already, or the log is off
 	}
-	if vars["wsrep_on"] == "ON" {
-		fault("a Galera cluster (wsrep_on is ON) certifies transactions without regard to the write fence's locks; the fence needs a server with one writable primary")
+	if usable {
+		f.try(ctx, src, dst, p)
+	} else {
+		p.find(Finding{Severity: Note, What: "privileges on the tables, and keys that other shops may have taken on the target, are only looked for when what speaks against the move is mended"})
 	}
-	if vars["group_replication_group_name"] != "" && vars["group_replication_single_primary_mode"] == "OFF" {
-		fault("a multi-primary group certifies transactions without regard to the write fence's locks; switch it to single-primary mode")
+	if err := f.inspectRows(ctx, src, dst, p, own, usable); err != nil {
+		return err
 	}
-	if vars["read_only"] == "ON" || vars["super_read_only"] == "ON" {
-		fault("the server is read-only; a move writes to both ends, so name the primary")
+	if err := p.inspectJoins(ctx, src, dst); err != nil {
+		return err
 	}
-	if !source {
-		return faults, nil
-	}
-	if vars["log_bin"] != "ON" {
-		fault("the binary log is off; a move follows it: start the server with log_bin")
-		return faults, nil
-	}
-	if v, ok := vars["binlog_format"]; ok && v != "ROW" { // which MySQL is about to make the only one
-		fault("binlog_format is %s, want ROW: statements can't be followed row by row", v)
-	}
-	if v := vars["binlog_row_image"]; v != "FULL" {
-		fault("binlog_row_image is %s, want FULL: a row is applied whole", v)
-	}
-	if v := vars["binlog_row_value_options"]; v != "" {
-		fault("binlog_row_value_options is %s, want it empty: a JSON value is applied whole", v)
-	}
-	if v, ok := vars["binlog_order_commits"]; ok && v != "ON" {
-		fault("binlog_order_commits is %s, want ON: a row must be visible before the log goes on", v)
-	}
-	return faults, nil
-}
-
-// needed are the privileges on *.* that a source's user needs, with the names
-// by which the families grant them.
-var needed = map[flavor.Flavor][][]string{
-	flavor.MariaDB: {
-		{"REPLICATION SLAVE", "REPLICATION REPLICA"}, {"BINLOG MONITOR", "REPLICATION CLIENT", "SUPER"},
-		{"PROCESS"}, {"CONNECTION ADMIN", "SUPER"},
-	},
-	flavor.MySQL: {
-		{"REPLICATION SLAVE"}, {"REPLICATION CLIENT"}, {"PROCESS"}, {"CONNECTION_ADMIN", "SUPER"}, {"XA_RECOVER_ADMIN"},
-	},
-}
-
-// onDatabase are the privileges on the database that a user needs, on either
-// side: without the first a table is not even listed, and would be left behind;
-// without the second, triggers and foreign keys aren't.
-var onDatabase = []string{"SELECT", "TRIGGER"}
-
-// grants checks the privileges that only show when it is too late. Those for
-// writing are tried out.
-func grants(ctx context.Context, s *server, f flavor.Flavor, source bool) (faults []error, err error) {
-	global, local := map[string]bool{}, map[string]bool{}
-	err = each(ctx, s.db, func(rows *sql.Rows) error {
-		var grant string
-		if err := rows.Scan(&grant); err != nil {
-			return err
-		}
-		privileges, on := parseGrant(grant)
-		for _, p := range privileges {
-			switch {
-			case on == "*.*":
-				global[p] = true
-			case covers(on, s.cfg.DBName):
-				local[p] = true
-			}
-		}
-		return nil
-	}, `SHOW GRANTS`)
-	if err != nil {
-		return nil, err
-	}
-	if global["ALL PRIVILEGES"] || global["ALL"] {
-		return nil, nil
-	}
-	for _, p := range onDatabase {
-		if !global[p] && !local[p] && !local["ALL PRIVILEGES"] {
-			faults = append(faults, fmt.Errorf("pod %d: user %s lacks the privilege %s on %s.*; grant it", s.pod, s.cfg.User, p, quote(s.cfg.DBName)))
-		}
-	}
-	if !source {
-		return faults, nil
-	}
-	for _, names := range needed[f] {
-		if !slices.ContainsFunc(names, func(n string) bool { return global[n] }) {
-			faults = append(faults, fmt.Errorf("pod %d: user %s lacks the privilege %s on *.*; grant it", s.pod, s.cfg.User, names[0]))
-		}
-	}
-	return faults, nil
-}
-
-var grantLine = regexp.MustCompile(`(?i)^GRANT (.+?) ON (\S+?\.\S+) TO `)
-
-// parseGrant returns a grant's privileges and what they are on, as the server
-// writes it: *.*, `db`.*, `db`.`table`.
-func parseGrant(grant string) (privileges []string, on string) {
-	m := grantLine.FindStringSubmatch(grant)
-	if m == nil {
-		return nil, ""
-	}
-	for p := range strings.SplitSeq(m[1], ",") {
-		privileges = append(privileges, strings.ToUpper(strings.TrimSpace(p)))
-	}
-	return privileges, m[2]
-}
-
-// covers reports whether a grant on `pattern`.* is one on the database.
-func covers(on, database string) bool {
-	pattern, ok := strings.CutSuffix(on, ".*")
-	if !ok {
-		return false
-	}
-	pattern = strings.ReplaceAll(strings.TrimSuffix(strings.TrimPrefix(pattern, "`"), "`"), "``", "`")
-	var b strings.Builder
-	for escaped, rest := false, []rune(pattern); len(rest) > 0; rest = rest[1:] {
-		switch r := rest[0]; {
-		case escaped:
-			b.WriteString(regexp.QuoteMeta(string(r)))
-			escaped = false
-		case r == '\\':
-			escaped = true
-		case r == '_':
-			b.WriteByte('.')
-		case r == '%':
-			b.WriteString(".*")
-		default:
-			b.WriteString(regexp.QuoteMeta(string(r)))
-		}
-	}
-	ok, err := regexp.MatchString("^"+b.String()+"$", database)
-	return ok && err == nil
+	return f.estimate(ctx, src, dst, p)
 }
 
 var integers = []string{"tinyint", "smallint", "mediumint", "int", "bigint"}
@@ -308,15 +287,36 @@ var integers = []string{"tinyint", "smallint", "mediumint", "int", "bigint"}
 // carry unchanged. What is in neither list is refused.
 var others = []string{"decimal", "float", "double", "bit", "year", "date", "time", "datetime", "timestamp", "enum", "set",
 	"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "json", "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob",
-	"geometry", "point", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection", "geometrycollection"}
+	"geometry", "point", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection", "geometrycollection",
+	"uuid", "inet4", "inet6", "vector"}
+
+// unsupported says what is wrong with a column's type, and what helps, if it can't be moved.
+func (c column) unsupported(f flavor.Flavor) string {
+	switch {
+	case strings.Contains(strings.ToLower(c.fullType), "compressed"):
+		return "whose values the log has compressed; declare it without COMPRESSED on both pods"
+	case !slices.Contains(integers, c.dataType) && !slices.Contains(others, c.dataType),
+		c.dataType == "vector" && f == flavor.MariaDB: // which logs it in another way
+		return "a type that is not supported; give it another one on both pods"
+	}
+	return ""
+}
 
 // inspectTables compares the schemas and fills in the plan's tables.
 func (f *Ferry) inspectTables(ctx context.Context, src, dst *server, p *prepared) (faults []error, err error) {
+	if p.tenant, err = f.tenantOf(ctx, p.From.Shop); err != nil {
+		return nil, err
+	}
 	source, err := describe(ctx, src.db)
 	if err != nil {
 		return nil, err
 	}
 	target, err := describe(ctx, dst.db)
+	if err != nil {
+		return nil, err
+	}
+	every := maps.Clone(source)
+	foreign, err := foreignKeys(ctx, src.db, every)
 	if err != nil {
 		return nil, err
 	}
@@ -326,34 +326,68 @@ func (f *Ferry) inspectTables(ctx context.Context, src, dst *server, p *prepared
 		}
 		delete(source, name)
 	}
+	for _, name := range slices.Sorted(maps.Keys(f.opts.Tables)) {
+		if _, ok := source[name]; !ok {
+			faults = append(faults, fmt.Errorf("Options.Tables has a rule for table %s, which pod %d doesn't have", name, src.pod))
+		}
+	}
 	var uncovered []string
 	for _, name := range slices.Sorted(maps.Keys(source)) {
 		t := source[name]
-		if t.shop = t.column(f.opts.Column); t.shop < 0 {
-			uncovered = append(uncovered, name)
+		joined := len(f.opts.Tables[name].Through) > 0
+		if t.shop = t.column(f.shopColumn(name)); joined {
+			t.shop = -1
+		} else if t.shop < 0 {
+			if rule, ok := f.opts.Tables[name]; ok {
+				faults = append(faults, fmt.Errorf("table %s has no column %s, which its rule in Options.Tables names", name, rule.Column))
+			} else {
+				uncovered = append(uncovered, name)
+			}
 			continue
+		} else if err := t.belong(p.tenant); err != nil {
+			faults = append(faults, err)
 		}
-		if !slices.Contains(integers, t.columns[t.shop].dataType) {
-			faults = append(faults, fmt.Errorf("table %s: column %s is %s, want an integer", name, f.opts.Column, t.columns[t.shop].fullType))
+		t.identify()
+		if joined && t.keyless {
+			faults = append(faults, fmt.Errorf("table %s is reached through others, and nothing tells its rows apart; give it a primary key", name))
 		}
-		if t.versioned {
-			faults = append(faults, fmt.Errorf("table %s is system-versioned; its history can't be moved", name))
+		if t.versioned || target[name] != nil && target[name].versioned {
+			faults = append(faults, fmt.Errorf("table %s is system-versioned; its history can't be moved, nor may the move be a part of it; ALTER TABLE %s DROP SYSTEM VERSIONING on both pods, or name it in Options.Ignore if it holds no shop's rows", name, quote(name)))
 		}
 		for _, c := range t.columns {
-			if !slices.Contains(integers, c.dataType) && !slices.Contains(others, c.dataType) || strings.Contains(strings.ToLower(c.fullType), "compressed") {
-				faults = append(faults, fmt.Errorf("table %s: column %s is %s, a type that is not supported yet", name, c.name, c.fullType))
+			if wrong := c.unsupported(p.flavor); wrong != "" {
+				faults = append(faults, fmt.Errorf("table %s: column %s is %s, %s; or name the table in Options.Ignore if it holds no shop's rows", name, c.name, c.fullType, wrong))
 			}
 		}
-		other, ok := target[name]
-		if !ok {
+		if _, ok := target[name]; !ok {
 			faults = append(faults, fmt.Errorf("table %s is missing on pod %d; create it there", name, dst.pod))
-		} else if d := t.difference(other); d != "" {
-			faults = append(faults, fmt.Errorf("table %s differs: %s; make the schemas equal", name, d))
 		}
 		p.tables = append(p.tables, t)
 	}
+	if wrong := f.refer(p.tables); len(wrong) > 0 {
+		faults = append(faults, wrong...)
+		// Nothing more can be said of them.
+		p.tables = slices.DeleteFunc(p.tables, func(t *table) bool { return t.shop < 0 })
+	}
+	logged, err := logsForeignKeys(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	if p.unlogged = !logged; p.unlogged {
+		faults = append(faults, unfollowed(src.pod, every, p.tables, foreign)...)
+	}
+	for _, t := range every {
+		for _, fk := range t.referring {
+			if fk.child.place < 0 || !fk.changes() {
+				continue
+			}
+			if fk.child.follows = true; t.place < 0 && !slices.Contains(p.others, t) {
+				p.others = append(p.others, t)
+			}
+		}
+	}
 	for name, t := range target {
-		if _, ok := source[name]; !ok && t.column(f.opts.Column) >= 0 && !slices.Contains(f.opts.Ignore, name) {
+		if _, ok := source[name]; !ok && t.column(f.shopColumn(name)) >= 0 && !slices.Contains(f.opts.Ignore, name) {
 			faults = append(faults, fmt.Errorf("table %s is on pod %d only; make the schemas equal", name, dst.pod))
 		}
 	}
@@ -374,45 +408,11 @@ func (f *Ferry) inspectTables(ctx context.Context, src, dst *server, p *prepared
 	return faults, nil
 }
 
-// inspectKeys checks keys, engines, foreign keys and triggers on one side.
+// inspectKeys checks engines and triggers on one side.
 func (f *Ferry) inspectKeys(ctx context.Context, s *server, p *prepared) (faults []error, err error) {
 	byName := map[string]*table{}
 	for _, t := range p.tables {
 		byName[t.name] = t
-	}
-	keys := map[string][]string{}
-	if err := each(ctx, s.db, func(rows *sql.Rows) error {
-		var name, column string
-		if err := rows.Scan(&name, &column); err != nil {
-			return err
-		}
-		keys[name] = append(keys[name], column)
-		return nil
-	}, `SELECT table_name, column_name FROM information_schema.statistics WHERE table_schema = DATABASE() AND index_name = 'PRIMARY'
-		ORDER BY table_name, seq_in_index`); err != nil {
-		return nil, err
-	}
-	for _, t := range p.tables {
-		key := keys[t.name]
-		if len(key) == 2 && strings.EqualFold(key[0], f.opts.Column) {
-			key = key[1:]
-			// MySQL likes a secondary index that begins with the shop's column better,
-			// and then sorts the whole shop for each chunk.
-			t.hint = ` FORCE INDEX (PRIMARY)`
-		}
-		i := -1
-		if len(key) == 1 {
-			i = t.column(key[0])
-		}
-		if i < 0 || i == t.shop || !slices.Contains(integers, t.columns[i].dataType) {
-			faults = append(faults, fmt.Errorf("pod %d, table %s: the primary key is (%s), want one integer column, alone or after %s",
-				s.pod, t.name, strings.Join(keys[t.name], ", "), f.opts.Column))
-			continue
-		}
-		t.key = i
-		if c := t.columns[i]; c.dataType == "bigint" && c.unsigned {
-			faults = append(faults, fmt.Errorf("pod %d, table %s: key %s is bigint unsigned, which is not supported yet; want bigint", s.pod, t.name, c.name))
-		}
 	}
 	if err := each(ctx, s.db, func(rows *sql.Rows) error {
 		var name, engine string
@@ -426,132 +426,9 @@ func (f *Ferry) inspectKeys(ctx context.Context, s *server, p *prepared) (faults
 	}, `SELECT table_name, COALESCE(engine, '') FROM information_schema.tables WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE'`); err != nil {
 		return nil, err
 	}
-	if err := each(ctx, s.db, func(rows *sql.Rows) error {
-		var name, constraint, onUpdate, onDelete string
-		if err := rows.Scan(&name, &constraint, &onUpdate, &onDelete); err != nil {
-			return err
-		}
-		for _, rule := range []string{onUpdate, onDelete} {
-			if byName[name] != nil && rule != "RESTRICT" && rule != "NO ACTION" {
-				faults = append(faults, fmt.Errorf("pod %d, table %s: foreign key %s has %s, whose changes don't reach the binary log", s.pod, name, constraint, rule))
-			}
-		}
-		return nil
-	}, `SELECT table_name, constraint_name, update_rule, delete_rule FROM information_schema.referential_constraints WHERE constraint_schema = DATABASE()`); err != nil {
-		return nil, err
-	}
-	if s.pod == p.From.Pod {
-		return faults, nil
-	}
-	err = each(ctx, s.db, func(rows *sql.Rows) error {
-		var name, trigger string
-		if err := rows.Scan(&name, &trigger); err != nil {
-			return err
-		}
-		if byName[name] != nil {
-			faults = append(faults, fmt.Errorf("pod %d, table %s: trigger %s would run again for every row that is copied", s.pod, name, trigger))
-		}
-		return nil
-	}, `SELECT event_object_table, trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE()`)
-	return faults, err
-}
-
-// inspectRows checks both fences, tries the privileges on the tables, and
-// counts the rows.
-func (f *Ferry) inspectRows(ctx context.Context, src, dst *server, p *prepared, resumed *podworks.Move) (faults []error, err error) {
-	shop := p.From.Shop
-	own := false // the rows on the target are those of the move to resume
-	for _, s := range []*server{src, dst} {
-		row, err := fence.Read(ctx, s.db, shop, "")
-		switch {
-		case missing(err):
-			faults = append(faults, fmt.Errorf("pod %d has no table podworks_fence; run Migrate", s.pod))
-		case err != nil:
-			return nil, err
-		case s == src && row == (fence.Row{Shop: shop, State: fence.Absent}):
-			faults = append(faults, fmt.Errorf("pod %d: the shop has no row in podworks_fence, so nothing can make its writers wait; open it there as sharding's CreateShop does", s.pod))
-		case s == src && (row.State != fence.Open || row.Epoch != p.From.Epoch):
-			faults = append(faults, fmt.Errorf("pod %d: the directory says open at epoch %d, the fence says %v; recover an earlier move first", s.pod, p.From.Epoch, row))
-		case s == dst && row.State == fence.Open:
-			faults = append(faults, fmt.Errorf("pod %d: the directory says the shop is in pod %d, but here its fence is open (%v)", s.pod, src.pod, row))
-		case s == dst:
-			own = resumed != nil && row.State == fence.Incoming && row.Token <= resumed.Token
-		}
-	}
-	if len(faults) > 0 {
-		return faults, nil
-	}
-	faults = append(faults, f.try(ctx, src, dst, p)...)
-	for _, t := range p.tables {
-		where := fmt.Sprintf(` FROM %s WHERE %s = %d`, quote(t.name), quote(t.columns[t.shop].name), shop)
-		var n int64
-		if err := src.db.QueryRowContext(ctx, `SELECT COUNT(*)`+where).Scan(&n); err != nil {
-			faults = append(faults, fmt.Errorf("pod %d, table %s: can't count the shop's rows: %w", src.pod, t.name, err))
-			continue
-		}
-		p.Tables = append(p.Tables, TablePlan{Name: t.name, Rows: n})
-		if own {
-			continue
-		}
-		var there int64
-		if err := dst.db.QueryRowContext(ctx, `SELECT COUNT(*)`+where).Scan(&there); err != nil {
-			faults = append(faults, fmt.Errorf("pod %d, table %s: can't count the shop's rows: %w", dst.pod, t.name, err))
-		} else if there > 0 {
-			faults = append(faults, fmt.Errorf("pod %d, table %s: %d rows of shop %d are there already; if an earlier move left them, Clean removes them",
-				dst.pod, t.name, there, shop))
-		}
+	if s.pod != p.From.Pod {
+		more, err := inspectTriggers(ctx, s, byName)
+		return append(faults, more...), err
 	}
 	return faults, nil
-}
-
-// try runs statements that change nothing but need the privileges that the
-// move will need.
-func (f *Ferry) try(ctx context.Context, src, dst *server, p *prepared) (faults []error) {
-	run := func(s *server, query string) {
-		_, err := s.db.ExecContext(ctx, query)
-		switch {
-		case err == nil:
-		case missing(err):
-			faults = append(faults, fmt.Errorf("pod %d lacks a table of ferry's; run Migrate: %w", s.pod, err))
-		default:
-			faults = append(faults, fmt.Errorf("pod %d: user %s can't do what the move needs: %w; grant it", s.pod, s.cfg.User, err))
-		}
-	}
-	for _, t := range []string{"podworks_marker", "podworks_fence"} {
-		run(src, `DELETE FROM `+t+` WHERE 1 = 0`)
-		run(src, `INSERT INTO `+t+` SELECT * FROM `+t+` WHERE 1 = 0`)
-	}
-	run(src, `UPDATE podworks_marker SET n = n WHERE 1 = 0`)
-	run(src, `UPDATE podworks_fence SET token = token WHERE 1 = 0`)
-	run(dst, `UPDATE podworks_fence SET token = token WHERE 1 = 0`)
-	if p.flavor == flavor.MySQL { // where it finds who holds a lock; MariaDB has that in information_schema
-		run(src, `DO (SELECT 1 FROM performance_schema.data_lock_waits LIMIT 1)`)
-		run(src, `DO (SELECT 1 FROM performance_schema.threads LIMIT 1)`)
-	}
-	for _, name := range []string{"podworks_fence", "podworks_ferry_tail", "podworks_ferry_copy"} {
-		run(dst, `DELETE FROM `+name+` WHERE 1 = 0`)
-		run(dst, `INSERT INTO `+name+` SELECT * FROM `+name+` WHERE 1 = 0`)
-	}
-	for _, t := range p.tables {
-		var names []string
-		for _, i := range t.writable() {
-			names = append(names, quote(t.columns[i].name))
-		}
-		list := strings.Join(names, ", ")
-		run(dst, `DELETE FROM `+quote(t.name)+` WHERE 1 = 0`)
-		run(dst, `INSERT INTO `+quote(t.name)+` (`+list+`) SELECT `+list+` FROM `+quote(t.name)+` WHERE 1 = 0`)
-	}
-	var prepared int
-	if err := each(ctx, src.db, func(*sql.Rows) error { prepared++; return nil }, `XA RECOVER`); err != nil {
-		faults = append(faults, fmt.Errorf("pod %d: user %s can't ask for prepared transactions: %w; grant it", src.pod, src.cfg.User, err))
-	} else if prepared > 0 {
-		faults = append(faults, fmt.Errorf("pod %d has %d prepared XA transactions, which hold no fence; end them", src.pod, prepared))
-	}
-	return faults
-}
-
-// missing reports whether the server said that a table doesn't exist.
-func missing(err error) bool {
-	var e *mysql.MySQLError
-	return errors.As(err, &e) && e.Number == 1146
 }

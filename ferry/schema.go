@@ -3,16 +3,20 @@ package ferry
 import (
 	"context"
 	"fmt"
+	"slices"
 
+	"github.com/podworks/podworks/ferry/binlog"
 	"github.com/podworks/podworks/internal/fence"
 )
 
 // Schema returns the statements that create ferry's tables in a pod's
 // database, for teams with a migration tool of their own: the write fence; the
 // marker, a row that a mover writes to find its place in the log; and on a
-// target how far the copy is and how far the log has been applied.
+// target how far the copy is, how far the log has been applied, and what tells
+// a mover's transactions from others in the target's log; on a source what
+// shops left there.
 func Schema() []string {
-	return []string{
+	return slices.Concat([]string{
 		fence.Schema,
 		`CREATE TABLE IF NOT EXISTS podworks_marker (
 	token BIGINT UNSIGNED NOT NULL PRIMARY KEY,
@@ -20,19 +24,25 @@ func Schema() []string {
 ) ENGINE=InnoDB`,
 		`CREATE TABLE IF NOT EXISTS podworks_ferry_tail (
 	shop_id BIGINT NOT NULL PRIMARY KEY,
-	file VARCHAR(255) NOT NULL,
-	pos BIGINT UNSIGNED NOT NULL
+	position MEDIUMTEXT NOT NULL
 ) ENGINE=InnoDB`,
 		`CREATE TABLE IF NOT EXISTS podworks_ferry_copy (
 	shop_id BIGINT NOT NULL,
 	table_name VARCHAR(64) NOT NULL,
 	started TINYINT NOT NULL,
-	last_key BIGINT NOT NULL,
-	last_limit BIGINT NOT NULL,
+	last_key VARBINARY(4096) NOT NULL,
+	last_limit VARBINARY(4096) NOT NULL,
 	done TINYINT NOT NULL,
 	PRIMARY KEY (shop_id, table_name)
 ) ENGINE=InnoDB`,
-	}
+		`CREATE TABLE IF NOT EXISTS podworks_ferry_left (
+	shop_id BIGINT NOT NULL PRIMARY KEY,
+	pod INT NOT NULL,
+	epoch BIGINT UNSIGNED NOT NULL,
+	here MEDIUMTEXT NOT NULL,
+	there MEDIUMTEXT NOT NULL
+) ENGINE=InnoDB`,
+	}, binlog.Schema())
 }
 
 // Migrate creates ferry's tables in every pod where they are missing. Its user

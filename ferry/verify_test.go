@@ -11,6 +11,7 @@ import (
 	"github.com/podworks/podworks"
 	"github.com/podworks/podworks/ferry"
 	"github.com/podworks/podworks/internal/fence"
+	"github.com/podworks/podworks/internal/hook"
 	"github.com/podworks/podworks/internal/testcluster"
 )
 
@@ -49,7 +50,7 @@ func TestVerificationFindsAndMendsEveryKindOfDifference(t *testing.T) {
 				w.addShop(podworks.ShopID(100 + i))
 				w.fill(w.shop, damage.filled)
 				w.exec(w.source, `INSERT INTO orders VALUES (?, 1, 'a', NULL), (?, 2, 'b', 'c'), (?, 3, 'longe', 'r')`, int64(w.shop), int64(w.shop), int64(w.shop))
-				tr := &trail{at: map[string]func(){"verify": func() {
+				tr := &trail{at: map[string]func(){"compare": func() {
 					w.script(w.target, strings.ReplaceAll(damage.sql, "{shop}", fmt.Sprint(w.shop)))
 				}}}
 				report, err := w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
@@ -110,7 +111,7 @@ func TestATouchedRowIsComparedAgainBeforeTheLock(t *testing.T) {
 func TestARowThatDiffersUnderTheLockMakesTheMoveStepBack(t *testing.T) {
 	t.Parallel()
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
-		w := newWorld(t, f, "", &ferry.Options{Ignore: []string{"countries"}, PauseBudget: 5 * time.Second})
+		w := newWorld(t, f, "", &ferry.Options{Ignore: []string{"countries"}, PauseBudget: 30 * time.Second}) // the first try waits for a sixteenth of it
 		w.fill(w.shop, 50)
 		conn := w.begin(10)
 		committed := make(chan error, 1)
@@ -133,8 +134,8 @@ func TestARowThatDiffersUnderTheLockMakesTheMoveStepBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if report.StepsBack != 1 || report.RowsRepaired != 1 {
-			t.Errorf("got %d steps back and %d rows repaired, want 1 and 1", report.StepsBack, report.RowsRepaired)
+		if report.StepsBack == 0 || report.RowsRepaired != 1 {
+			t.Errorf("got %d steps back and %d rows repaired, want 1, or more on a busy machine, and 1", report.StepsBack, report.RowsRepaired)
 		}
 		w.same("products")
 	})
@@ -176,4 +177,36 @@ func awaitWaiter(ctx context.Context, db *sql.DB, f testcluster.Family) error {
 var sessions = map[testcluster.Family]string{
 	testcluster.MariaDB: `information_schema.processlist`,
 	testcluster.MySQL:   `performance_schema.processlist`,
+}
+
+// More rows are touched during the copy than are remembered: nothing that was compared
+// behind it counts, and everything is compared after it.
+func TestAShopThatChangesFasterThanItIsCopiedIsComparedAfterTheCopy(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		w := newWorld(t, f, "", &ferry.Options{Ignore: []string{"countries"}, ChunkRows: 200})
+		w.fill(w.shop, 3000)
+		w.exec(w.source, `INSERT INTO orders VALUES (?, 3, 'x', NULL), (?, 4, 'y', 'c')`, int64(w.shop), int64(w.shop))
+		tr := &trail{at: map[string]func(){
+			"compare": func() { // of the first wave, which has all orders
+				w.exec(w.source, `UPDATE products SET stock = stock + 1 WHERE shop_id = ? AND id % 50 = 0`, int64(w.shop))
+				w.exec(w.source, `DELETE FROM products WHERE shop_id = ? AND id % 100 = 7`, int64(w.shop))
+				w.exec(w.source, `INSERT INTO orders VALUES (?, 1, 'a', NULL), (?, 2, 'b', 'c')`, int64(w.shop), int64(w.shop))
+			},
+			"verify": func() {
+				w.exec(w.target, `DELETE FROM orders WHERE shop_id = ? AND id = 3`, int64(w.shop))
+			},
+		}}
+		ctx := hook.With(t.Context(), &hook.Set{Step: tr.hear, Off: map[hook.Protection]bool{ferry.OffMany: true}})
+		report, err := w.ferry.Move(ctx, w.shop, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows := w.count(w.source, `SELECT (SELECT COUNT(*) FROM products WHERE shop_id = ?) + (SELECT COUNT(*) FROM orders WHERE shop_id = ?)`, int64(w.shop), int64(w.shop))
+		if report.RowsRepaired != 1 || report.RowsVerified != rows {
+			t.Errorf("got %d rows repaired and %d verified, want 1 and %d", report.RowsRepaired, report.RowsVerified, rows)
+		}
+		w.same("products")
+		w.same("orders")
+	})
 }

@@ -37,6 +37,16 @@ func (d *Directory) Decide(ctx context.Context, token uint64) (podworks.Route, e
 // Abort makes a later Decide impossible, or fails because it came first.
 func (d *Directory) Abort(ctx context.Context, token uint64) error { return d.store.Abort(ctx, token) }
 
+// Reclaim gives a decided move whose copy was lost a new token, to be copied again.
+func (d *Directory) Reclaim(ctx context.Context, token uint64) (podworks.Move, error) {
+	return d.store.Reclaim(ctx, token)
+}
+
+// Verified notes that the copy made under a decided move's token may be opened.
+func (d *Directory) Verified(ctx context.Context, token uint64) error {
+	return d.store.Verified(ctx, token)
+}
+
 // Finish retires the journal row.
 func (d *Directory) Finish(ctx context.Context, token uint64) error {
 	return d.store.Finish(ctx, token)

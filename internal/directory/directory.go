@@ -24,6 +24,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/podworks/podworks"
+	"github.com/podworks/podworks/internal/flavor"
 )
 
 //go:embed schema.sql
@@ -138,7 +139,7 @@ func (s *Store) tx(ctx context.Context, fn func(*sql.Tx) error) error {
 	if err := fn(tx); err != nil {
 		return err
 	}
-	return tx.Commit()
+	return flavor.Commit(ctx, tx)
 }
 
 // away says what it means that the first statement of a change had no answer.

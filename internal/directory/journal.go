@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/podworks/podworks"
+	"github.com/podworks/podworks/internal/flavor"
 	"github.com/podworks/podworks/internal/hook"
 )
 
@@ -29,7 +30,7 @@ var (
 // decision never see half of each other.
 func (s *Store) Claim(ctx context.Context, shop podworks.ShopID, to podworks.PodID, lease time.Duration) (podworks.Move, error) {
 	m := podworks.Move{From: podworks.Route{Shop: shop}, State: podworks.MoveRunning, Step: "claimed"}
-	err := s.tx(ctx, func(tx *sql.Tx) error {
+	err := s.insert(ctx, &m, func(tx *sql.Tx) error {
 		have, err := lockShop(ctx, tx, shop)
 		if err != nil {
 			return err
@@ -59,9 +60,27 @@ func (s *Store) Claim(ctx context.Context, shop podworks.ShopID, to podworks.Pod
 				return err
 			}
 		}
+		m.To = podworks.Route{Shop: shop, Pod: to, Epoch: m.From.Epoch + 1}
+		return nil
+	})
+	if err != nil {
+		return podworks.Move{}, fmt.Errorf("claim the move of shop %d to pod %d: %w", shop, to, err)
+	}
+	return m, nil
+}
+
+// insert runs fn, which fills in m, and adds m's row under a new token, in one
+// transaction. The token is known before the COMMIT. So if the answer to that is
+// lost, the row is looked for by its token: the locking read waits for the
+// session that may still be committing it.
+func (s *Store) insert(ctx context.Context, m *podworks.Move, fn func(tx *sql.Tx) error) error {
+	err := s.tx(ctx, func(tx *sql.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
 		res, err := tx.ExecContext(ctx, `INSERT INTO podworks_moves (shop_id, active, state, step, from_pod, from_epoch, to_pod, started_at, noted_at)
 			VALUES (?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))`,
-			int64(shop), int64(shop), string(m.State), m.Step, int64(m.From.Pod), uint64(m.From.Epoch), int64(to))
+			int64(m.From.Shop), int64(m.From.Shop), string(m.State), m.Step, int64(m.From.Pod), uint64(m.From.Epoch), int64(m.To.Pod))
 		if err != nil {
 			return err
 		}
@@ -69,17 +88,33 @@ func (s *Store) Claim(ctx context.Context, shop podworks.ShopID, to podworks.Pod
 		m.Token = uint64(token)
 		return err
 	})
-	if err != nil {
-		return podworks.Move{}, fmt.Errorf("claim the move of shop %d to pod %d: %w", shop, to, err)
+	if !errors.Is(err, podworks.ErrOutcomeUnknown) {
+		return err
 	}
-	m.To = podworks.Route{Shop: shop, Pod: to, Epoch: m.From.Epoch + 1}
-	return m, nil
+	lost := err
+	return flavor.LookUp(ctx, lost, func(ctx context.Context) error {
+		return s.tx(ctx, func(tx *sql.Tx) error {
+			var shop podworks.ShopID
+			err := tx.QueryRowContext(ctx, `SELECT shop_id FROM podworks_moves WHERE token = ? FOR UPDATE`, m.Token).Scan(&shop)
+			if errors.Is(err, sql.ErrNoRows) {
+				return fmt.Errorf("%w: %v", errRolledBack, lost)
+			}
+			return err
+		})
+	}, errRolledBack)
 }
 
+// errRolledBack: the answer to a COMMIT was lost, and it did not happen.
+var errRolledBack = errors.New("looked up: the transaction was rolled back; it can be tried again")
+
 // Beat notes that the mover is alive and at step. It fails with ErrNotOurs
-// when the move is not running under this token.
+// unless the move is at work under this token: running, or decided and being
+// copied again.
 func (s *Store) Beat(ctx context.Context, token uint64, step string) error {
-	res, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET step = ?, noted_at = UTC_TIMESTAMP(6) WHERE token = ? AND state = 'running'`, step, token)
+	// A row that is written as it was counts as not affected, and two beats may be of
+	// one microsecond: then the second one is of the next.
+	res, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET step = ?, noted_at = UTC_TIMESTAMP(6) + INTERVAL (noted_at = UTC_TIMESTAMP(6)) MICROSECOND
+		WHERE token = ? AND active IS NOT NULL AND (state = 'running' OR state = 'decided' AND verified_token <> token)`, step, token)
 	if err != nil {
 		return fmt.Errorf("note step %q of move %d: %w", step, token, err)
 	}
@@ -121,7 +156,18 @@ func (s *Store) Note(ctx context.Context, token uint64) error {
 // it since, so that a lost answer is looked up by asking again.
 func (s *Store) Decide(ctx context.Context, token uint64) (podworks.Route, error) {
 	var to podworks.Route
-	err := s.change(ctx, func(tx *sql.Tx, version uint64) error {
+	err := flavor.Settle(ctx, func(ctx context.Context) (err error) {
+		to, err = s.decide(ctx, token)
+		return err
+	}, ErrNotOurs)
+	if err != nil {
+		return podworks.Route{}, fmt.Errorf("decide move %d: %w", token, err)
+	}
+	return to, nil
+}
+
+func (s *Store) decide(ctx context.Context, token uint64) (to podworks.Route, err error) {
+	err = s.change(ctx, func(tx *sql.Tx, version uint64) error {
 		// The shop's row before the journal's, as Claim takes them.
 		var shop podworks.ShopID
 		if err := tx.QueryRowContext(ctx, `SELECT shop_id FROM podworks_moves WHERE token = ?`, token).Scan(&shop); err != nil {
@@ -149,57 +195,129 @@ func (s *Store) Decide(ctx context.Context, token uint64) (podworks.Route, error
 			if have.Pod != m.From.Pod || have.Epoch != m.From.Epoch {
 				return fmt.Errorf("%w: the shop was claimed in pod %d at epoch %d and is in pod %d at epoch %d", ErrNotOurs, m.From.Pod, m.From.Epoch, have.Pod, have.Epoch)
 			}
-			// Locked, so that a failover can't raise an epoch between this look and the commit.
-			var same int
-			if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM podworks_moves m
-				JOIN podworks_pods f ON f.pod_id = m.from_pod AND f.epoch = m.from_pod_epoch
-				JOIN podworks_pods t ON t.pod_id = m.to_pod AND t.epoch = m.to_pod_epoch
-				WHERE m.token = ? LOCK IN SHARE MODE`, token).Scan(&same); err != nil {
+			if err := podsAsNoted(ctx, tx, token); err != nil && !hook.Off(ctx, hook.PodEpoch) {
 				return err
-			}
-			if same == 0 {
-				return fmt.Errorf("%w: a pod failed over since its epoch was noted", ErrNotOurs)
 			}
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE podworks_shops SET pod_id = ?, epoch = ?, version = ? WHERE shop_id = ?`,
 			int64(to.Pod), uint64(to.Epoch), version, int64(shop)); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE podworks_moves SET state = 'decided', step = 'decided', noted_at = UTC_TIMESTAMP(6) WHERE token = ?`, token)
+		// Only a mover that has verified its copy closes the source, and only then is
+		// the move decided.
+		_, err = tx.ExecContext(ctx, `UPDATE podworks_moves SET state = 'decided', step = 'decided', verified_token = token, noted_at = UTC_TIMESTAMP(6) WHERE token = ?`, token)
 		return err
 	})
-	if err != nil {
-		return podworks.Route{}, fmt.Errorf("decide move %d: %w", token, err)
+	return to, err
+}
+
+// podsAsNoted fails if a pod has failed over since Note. It locks the pods' rows,
+// so that no failover raises an epoch between this look and the commit.
+func podsAsNoted(ctx context.Context, tx *sql.Tx, token uint64) error {
+	var same int
+	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM podworks_moves m
+		JOIN podworks_pods f ON f.pod_id = m.from_pod AND f.epoch = m.from_pod_epoch
+		JOIN podworks_pods t ON t.pod_id = m.to_pod AND t.epoch = m.to_pod_epoch
+		WHERE m.token = ? LOCK IN SHARE MODE`, token).Scan(&same); err != nil {
+		return err
 	}
-	return to, nil
+	if same == 0 {
+		return fmt.Errorf("%w: a pod failed over since its epoch was noted", ErrNotOurs)
+	}
+	return nil
 }
 
 // Abort marks a running move aborting; after it no decision can happen. It
 // does nothing to one that is aborting already and fails with ErrDecided when
 // the decision came first.
 func (s *Store) Abort(ctx context.Context, token uint64) error {
-	if _, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET state = 'aborting', noted_at = UTC_TIMESTAMP(6) WHERE token = ? AND state = 'running'`, token); err != nil {
-		return fmt.Errorf("abort move %d: %w", token, err)
-	}
-	m, err := s.Move(ctx, token)
-	if err != nil {
+	return s.turnMove(ctx, "abort", token, func(m podworks.Move) (set string, err error) {
+		switch m.State {
+		case podworks.MoveRunning:
+			return `state = 'aborting'`, nil
+		case podworks.MoveAborting, podworks.MoveUndone:
+			return "", nil
+		}
+		return "", fmt.Errorf("%w: it is %s", ErrDecided, m.State)
+	})
+}
+
+// Reclaim gives a decided move whose copy was lost in a failover of the target a
+// new token, under which it is copied again. The old token can open nothing any
+// more, as it is not the one in the target's fence. It fails with ErrNotOurs if
+// the move is not decided and unfinished under this token.
+func (s *Store) Reclaim(ctx context.Context, token uint64) (podworks.Move, error) {
+	var m podworks.Move
+	err := s.insert(ctx, &m, func(tx *sql.Tx) (err error) {
+		if m, err = scanMove(tx.QueryRowContext(ctx, selectMove+` WHERE m.token = ? AND m.active IS NOT NULL FOR UPDATE`, token)); errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("%w: it is finished", ErrNotOurs)
+		} else if err != nil {
+			return err
+		}
+		if m.State != podworks.MoveDecided {
+			return fmt.Errorf("%w: it is %s", ErrNotOurs, m.State)
+		}
+		m.Step, m.Verified, m.Idle = "copy again", 0, 0
+		_, err = tx.ExecContext(ctx, `UPDATE podworks_moves SET active = NULL, state = ? WHERE token = ?`, string(podworks.MoveDone), token)
 		return err
+	})
+	if err != nil {
+		return podworks.Move{}, fmt.Errorf("claim the decided move %d again: %w", token, err)
 	}
-	switch m.State {
-	case podworks.MoveAborting, podworks.MoveUndone:
-		return nil
-	default:
-		return fmt.Errorf("abort move %d: %w: it is %s", token, ErrDecided, m.State)
-	}
+	return m, nil
+}
+
+// Verified notes that the copy made under the token of a decided move was
+// verified, and may be opened. It fails with ErrNotOurs if another process has
+// reclaimed the move meanwhile.
+func (s *Store) Verified(ctx context.Context, token uint64) error {
+	return s.turnMove(ctx, "note as verified", token, func(m podworks.Move) (set string, err error) {
+		switch {
+		case m.State == podworks.MoveDecided && m.Verified == token:
+			return "", nil
+		case m.State == podworks.MoveDecided:
+			return `step = 'verified', verified_token = token`, nil
+		}
+		return "", fmt.Errorf("%w: it is %s", ErrNotOurs, m.State)
+	})
 }
 
 // Finish retires the row of a decided or aborting move. Finishing twice is no
 // error.
 func (s *Store) Finish(ctx context.Context, token uint64) error {
-	_, err := s.db.ExecContext(ctx, `UPDATE podworks_moves SET active = NULL, noted_at = UTC_TIMESTAMP(6),
-		state = IF(state = 'decided', 'done', 'undone') WHERE token = ? AND state IN ('decided', 'aborting')`, token)
+	return s.turnMove(ctx, "finish", token, func(m podworks.Move) (set string, err error) {
+		switch m.State {
+		case podworks.MoveDecided:
+			return `active = NULL, state = 'done'`, nil
+		case podworks.MoveAborting:
+			return `active = NULL, state = 'undone'`, nil
+		}
+		return "", nil
+	})
+}
+
+// turnMove changes one journal row as next says from what it is, under its lock,
+// and looks up what became of it if the answer to the COMMIT is lost. To that
+// next must return "" for the row as it made it.
+func (s *Store) turnMove(ctx context.Context, what string, token uint64, next func(podworks.Move) (set string, err error)) error {
+	err := flavor.Settle(ctx, func(ctx context.Context) error {
+		return s.tx(ctx, func(tx *sql.Tx) error {
+			m, err := scanMove(tx.QueryRowContext(ctx, selectMove+` WHERE m.token = ? FOR UPDATE`, token))
+			if errors.Is(err, sql.ErrNoRows) {
+				return errors.New("the journal has no such move")
+			} else if err != nil {
+				return away(ctx, err)
+			}
+			set, err := next(m)
+			if err != nil || set == "" {
+				return err
+			}
+			_, err = tx.ExecContext(ctx, `UPDATE podworks_moves SET `+set+`, noted_at = UTC_TIMESTAMP(6) WHERE token = ?`, token)
+			return err
+		})
+	}, ErrNotOurs, ErrDecided)
 	if err != nil {
-		return fmt.Errorf("finish move %d: %w", token, err)
+		return fmt.Errorf("%s move %d: %w", what, token, err)
 	}
 	return nil
 }
@@ -234,13 +352,13 @@ func (s *Store) Move(ctx context.Context, token uint64) (podworks.Move, error) {
 	return m, nil
 }
 
-const selectMove = `SELECT m.token, m.shop_id, m.state, m.step, m.from_pod, m.from_epoch, m.to_pod,
+const selectMove = `SELECT m.token, m.shop_id, m.state, m.step, m.from_pod, m.from_epoch, m.to_pod, m.verified_token,
 	TIMESTAMPDIFF(MICROSECOND, m.noted_at, UTC_TIMESTAMP(6)) FROM podworks_moves m`
 
 func scanMove(row interface{ Scan(...any) error }) (podworks.Move, error) {
 	var m podworks.Move
 	var idle int64
-	if err := row.Scan(&m.Token, &m.From.Shop, &m.State, &m.Step, &m.From.Pod, &m.From.Epoch, &m.To.Pod, &idle); err != nil {
+	if err := row.Scan(&m.Token, &m.From.Shop, &m.State, &m.Step, &m.From.Pod, &m.From.Epoch, &m.To.Pod, &m.Verified, &idle); err != nil {
 		return m, err
 	}
 	m.Idle = time.Duration(idle) * time.Microsecond

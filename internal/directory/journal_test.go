@@ -259,6 +259,19 @@ func TestIdleIsTheSameInEveryTimeZone(t *testing.T) {
 	})
 }
 
+// Two threads of a mover may note the same step at the same moment.
+func TestABeatAtTheMomentOfAnotherIsNoLoss(t *testing.T) {
+	each(t, func(t *testing.T, m *master) {
+		mv := m.claim(1, 2)
+		frozen := directory.New(m.open(map[string]string{"timestamp": "2000000000.5"}))
+		for range 3 {
+			if err := frozen.Beat(t.Context(), mv.Token, "copy"); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // One unfinished move per shop, whoever asks and however many at once.
 func TestClaimsRace(t *testing.T) {
 	each(t, func(t *testing.T, m *master) {

@@ -43,6 +43,11 @@ CREATE TABLE IF NOT EXISTS podworks_hosts (
 -- counter itself, so tokens only grow. Times are in UTC, whatever the session's
 -- zone: an hour that a clock skips or repeats must not make a live move look
 -- dead, or a dead one alive.
+--
+-- verified_token is the token whose copy on the target was verified: a decided
+-- move opens no other. A table from before there was that column gets it, while
+-- no move is unfinished, with
+--   ALTER TABLE podworks_moves ADD verified_token BIGINT UNSIGNED NOT NULL DEFAULT 0
 CREATE TABLE IF NOT EXISTS podworks_moves (
 	token BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
 	shop_id BIGINT NOT NULL,
@@ -54,6 +59,7 @@ CREATE TABLE IF NOT EXISTS podworks_moves (
 	to_pod INT NOT NULL,
 	from_pod_epoch BIGINT UNSIGNED NULL,
 	to_pod_epoch BIGINT UNSIGNED NULL,
+	verified_token BIGINT UNSIGNED NOT NULL DEFAULT 0,
 	started_at DATETIME(6) NOT NULL,
 	noted_at DATETIME(6) NOT NULL,
 	UNIQUE KEY (active),

@@ -361,8 +361,8 @@ func (p *process) end() string {
 	p.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(60 * time.Second):
-		p.t.Fatalf("the process did not end in 60 s; it wrote: %s", p.stderr.String())
+	case <-time.After(2 * time.Minute):
+		p.t.Fatalf("the process did not end in two minutes; it wrote: %s", p.stderr.String())
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

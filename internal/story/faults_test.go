@@ -181,11 +181,12 @@ func (w *world) killRounds(rnd *rand.Rand, times int) histogram {
 }
 
 func TestMoverKilledAtEveryStep(t *testing.T) {
-	times := 3
+	times := 2
 	if testing.Short() {
 		times = 1
 	}
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		t.Parallel()
 		rnd := seed(t)
 		w := newWorld(t, f)
 		var h histogram
@@ -212,6 +213,7 @@ var frozen = []string{"copy", "drain", "verified", "closed", "decided"}
 
 func TestMoverFrozenWhileOthersRecover(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		t.Parallel()
 		w := newWorld(t, f)
 		v := w.sale(func() {
 			for _, step := range frozen {
@@ -229,6 +231,7 @@ func TestMoverFrozenWhileOthersRecover(t *testing.T) {
 // was had, and whose events arrive late, are waited for.
 func TestLargeTransactionInFlight(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		t.Parallel()
 		w := newWorld(t, f)
 		w.bulkRound()
 		if v := w.judge(); !v.clean() || v.Acknowledged != bulkRows || w.where() != 2 {
@@ -262,7 +265,8 @@ func TestTwins(t *testing.T) {
 	} {
 		t.Run("without "+string(twin.off), func(t *testing.T) {
 			testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
-				const most = 6
+				t.Parallel()
+				const most = 20 // mostly one or two do
 				for range most {
 					v := twin.rounds(newWorld(t, f, twin.off))
 					t.Logf("%+v", v)
@@ -281,6 +285,7 @@ func TestTwins(t *testing.T) {
 // changes nothing.
 func TestFrozenMoverHoldsNobodyUp(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		t.Parallel()
 		w := newWorld(t, f)
 		s := w.settings
 		s.To, s.Freeze = 2, "drain"
@@ -331,6 +336,7 @@ func (w *world) snapshot() string {
 // its session; its write is refused.
 func TestFrozenWriterIsPassed(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		t.Parallel()
 		w := newWorld(t, f)
 		p := w.start("sleeper", w.settings)
 		p.await("in the transaction")
@@ -361,6 +367,7 @@ func TestFrozenWriterIsPassed(t *testing.T) {
 // is, and when the target is back the move is undone and can be made.
 func TestTargetKilledInTheCopy(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		t.Parallel()
 		w := newWorld(t, f)
 		target := testcluster.Shared(t, f, "b")
 		set := &hook.Set{Step: func(step string) {
@@ -395,6 +402,7 @@ func TestTargetKilledInTheCopy(t *testing.T) {
 // mover's shop is writable again 10 s after its death, whatever it had closed.
 func TestDefaultLeaseSettlesWithinTenSeconds(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		t.Parallel()
 		w := newWorld(t, f)
 		w.settings.Lease = 0
 		var err error
@@ -427,6 +435,7 @@ func TestDefaultLeaseSettlesWithinTenSeconds(t *testing.T) {
 // server, and the move that runs meanwhile is none the worse for it.
 func TestRefusedInsideAScope(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		t.Parallel()
 		w := newWorld(t, f)
 		for _, stmt := range []string{`XA START 'x'`, `TRUNCATE TABLE orders`, `/* nothing */ truncate orders`} {
 			err := w.cluster.Do(w.ctx, w.settings.Shop, func(ctx context.Context, sc *sharding.Scope) error {

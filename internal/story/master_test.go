@@ -289,6 +289,7 @@ func (m *market) back(after string) {
 // What they are told is compared with what there is in the end.
 func TestMasterAwayStopsNoShop(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		t.Parallel()
 		m := openMarket(t, f, false)
 		m.goesOn("before")
 		for _, fault := range []struct {
@@ -333,6 +334,7 @@ func TestMasterAwayStopsNoShop(t *testing.T) {
 // that asks the master about each request, the same buyers are refused.
 func TestAnApplicationThatAsksTheMasterIsDownWithIt(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		t.Parallel()
 		m := openMarket(t, f, true)
 		m.goesOn("before")
 		if err := m.server.Kill(); err != nil {

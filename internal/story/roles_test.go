@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,7 +22,7 @@ import (
 // rows at a time. The sleeper, a process of its own, counts as one more.
 const (
 	writers   = 6
-	batchRows = 100
+	batchRows = 20
 	bulkRows  = 3000
 )
 
@@ -58,7 +59,7 @@ func writer(s settings) error {
 		wg.Go(func() {
 			// An open model would be better, but this is about order, not load: a
 			// writer that waits out a move has one write in it.
-			pause := 8 * time.Millisecond
+			pause := 15 * time.Millisecond
 			if i == 0 {
 				pause = 80 * time.Millisecond
 			}
@@ -132,20 +133,23 @@ func mover(s settings) error {
 		set.Off[p] = true
 	}
 	var once sync.Once
+	woken := make(chan os.Signal, 1)
+	signal.Notify(woken, syscall.SIGCONT)
 	set.Step = func(step string) {
 		os.Stdout.WriteString(step + "\n")
-		signal := syscall.SIGKILL
+		stop := syscall.SIGKILL
 		if step == s.Freeze {
-			signal = syscall.SIGSTOP
+			stop = syscall.SIGSTOP
 		} else if step != s.Die {
 			return
 		}
 		once.Do(func() {
 			if s.Delay == 0 {
-				syscall.Kill(os.Getpid(), signal)
+				syscall.Kill(os.Getpid(), stop)
+				<-woken // on a busy machine this thread may run on for a while
 				return
 			}
-			time.AfterFunc(s.Delay, func() { syscall.Kill(os.Getpid(), signal) })
+			time.AfterFunc(s.Delay, func() { syscall.Kill(os.Getpid(), stop) })
 		})
 	}
 	f, err := s.ferry()

@@ -6,6 +6,7 @@
 GO    ?= go
 ARGS  ?=
 BENCH ?= .
+SOAK  ?= 10m
 
 # Pinned here and in no go.mod: a tool is no dependency of those who import us.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -31,6 +32,10 @@ setup: ## install the servers that are missing: MariaDB, Redis, memcached, MySQL
 	@scripts/setup >&2
 	@scripts/mysql >/dev/null
 
+.PHONY: setup-browser
+setup-browser: ## install Chromium if it is missing, for the tests of pages
+	@scripts/setup chromium >&2
+
 .PHONY: mysql
 mysql: ## unpack a MySQL server into the cache folder, if there is none
 	@scripts/mysql
@@ -42,21 +47,37 @@ demo: flashsale ## the main job: a shop is moved to another pod in the middle of
 $(EXAMPLES): setup
 	@cd examples && $(GO) run ./$@ $(ARGS)
 
-# One package at a time: each starts servers of its own, and the fault tests
+# Packages whose tests wait for servers most of their time, and measure nothing.
+CALM := ./examples/libraries/... ./examples/monolith/... ./ferry/binlog ./ferry/watch ./internal/browser ./internal/directory \
+	./internal/fence ./internal/flavor ./internal/testcluster ./sharding/master ./sharding/outbox
+
+# The others one at a time: each starts servers of its own, and the fault tests
 # have budgets of time that others' load would use up.
+RESTLESS = $$($(GO) list $(PACKAGES) | grep -vxF "$$($(GO) list $(CALM))")
+
 .PHONY: test
-test: setup ## run all tests, on real servers of both families
-	$(GO) test $(TESTFLAGS) -p 1 -timeout 20m $(PACKAGES)
+test: setup setup-browser ## run all tests, on real servers of both families
+	$(GO) test $(TESTFLAGS) -p 3 -timeout 20m $(CALM)
+	$(GO) test $(TESTFLAGS) -p 1 -timeout 20m $(RESTLESS)
 
 .PHONY: race
-race: setup ## run all tests but the slow ones with the race detector (needs a C compiler)
+race: setup setup-browser ## run all tests but the slow ones with the race detector (needs a C compiler)
 	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || \
 		{ echo 'race: the race detector needs a C compiler. On Debian: apt-get install gcc libc6-dev' >&2; exit 1; }
-	$(GO) test $(TESTFLAGS) -race -short -p 1 -timeout 20m $(PACKAGES)
+	$(GO) test $(TESTFLAGS) -race -short -p 2 -timeout 20m $(CALM)
+	$(GO) test $(TESTFLAGS) -race -short -p 1 -timeout 20m $(RESTLESS)
 
 .PHONY: soak
-soak: setup ## each store of a pod fails in each way, and the other pods are measured (a quiet machine, seven minutes)
+soak: soak-sharding soak-ferry ## all soaks, on a quiet machine
+
+.PHONY: soak-sharding
+soak-sharding: setup ## each store of a pod fails in each way, and the other pods are measured (seven minutes)
 	PODWORKS_SOAK=1 $(GO) test -count=1 -v -timeout 30m -run TestWhenOneStoreOfAPodFails ./sharding
+
+.PHONY: soak-ferry
+soak-ferry: setup ## moves with random schemas, traffic and faults, for SOAK=10m; PODWORKS_SEED repeats a run. Every fault (508) at every step of a move, a recovery and a clean-up. Rows of 64 MB
+	PODWORKS_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 0 -run 'TestMovesThroughChaos|TestChaosNotices|TestRandomChangesBehind' ./ferry
+	PODWORKS_SOAK=1 $(GO) test -count=1 -v -timeout 60m -run 'TestFaultsAtEveryStep|TestStatementsDuringAMove|TestRecoverOfEveryCombination|TestARowAsLarge' ./ferry
 
 .PHONY: bench
 bench: setup ## run all benchmarks, or those that match BENCH=regexp
@@ -74,9 +95,16 @@ bench-sharding: setup ## scopes, a million shops, and queries and writes beside 
 bench-toxi: ## a proxy without and with toxics, beside io.Copy and Toxiproxy, in turns
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m ./toxi/peer/...
 
+# BENCH picks parts: Move, Pause/mysql/idle, Queue, Throttled.
+.PHONY: bench-ferry
+bench-ferry: setup ## moves of a shop by ferry and by what else moves rows, in turns (with Ghostferry if PODWORKS_GHOSTFERRY names its binary), the write pause, many moves, a throttled one
+	cd examples && $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 60m ./moveshop $(ARGS)
+	PODWORKS_CHANGES=1000000 $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 30m ./ferry
+
 .PHONY: spec
-spec: ## check the models of the protocols (there are none yet)
-	@echo 'no specs yet'
+spec: ## check the model of a move with Spin, and find every mutation of it (installs spin)
+	@scripts/spin
+	PODWORKS_SPEC=1 $(GO) test -count=1 -v -timeout 30m -run TestSpec $(ARGS) ./ferry/spec
 
 .PHONY: lint
 lint: lint-fmt lint-vet lint-static lint-fix lint-tidy lint-sh ## gofmt, go vet (for macOS too), staticcheck, go fix, go mod tidy, sh -n

@@ -21,6 +21,7 @@ func TestMain(m *testing.M) {
 		defaults = small
 		os.Exit(run(os.Args[2:], os.Stdout, os.Stderr))
 	}
+	testcluster.AtOnce(4)
 	os.Exit(testcluster.Main(m))
 }
 

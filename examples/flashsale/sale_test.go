@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -62,8 +63,9 @@ func room(t *testing.T) {
 }
 
 func TestAMoveInTheMiddleOfASaleLosesNothing(t *testing.T) {
+	room(t)
 	testcluster.Each(t, func(t *testing.T, family testcluster.Family) {
-		room(t)
+		t.Parallel()
 		s := small
 		s.Family = family
 		var out strings.Builder
@@ -89,20 +91,24 @@ func TestAMoveInTheMiddleOfASaleLosesNothing(t *testing.T) {
 	})
 }
 
-// What counts must not be what it counts on: an order that is deleted between
-// the sale and the count has to be missed.
-func TestTheCountMissesADeletedOrder(t *testing.T) {
+// One family is enough for these. They wait most of their time, so they are held at
+// once, in one room.
+func TestASaleInWhichSomethingElseHappens(t *testing.T) {
 	room(t)
-	testcluster.Each(t, func(t *testing.T, family testcluster.Family) {
-		if family != testcluster.MariaDB {
-			t.Skip("one family is enough to delete an order in")
-		}
+	needMariaDB(t)
+	// What counts must not be what it counts on: an order that is deleted between
+	// the sale and the count has to be missed.
+	t.Run("the count misses a deleted order", func(t *testing.T) {
+		t.Parallel()
 		s := small
 		s.Duration = 5 * time.Second
 		r, err := conduct(t.Context(), s, newScreen(io.Discard, true), func(ctx context.Context, p *plan) error {
 			orders, err := readLedger(p.ledger(orderLedger))
 			if err != nil {
 				return err
+			}
+			if len(orders) == 0 {
+				return errors.New("no order was acknowledged, so none can be deleted")
 			}
 			for id, at := range p.Servers.Pods {
 				db, err := asAdmin.open(at.MySQL)
@@ -123,65 +129,59 @@ func TestTheCountMissesADeletedOrder(t *testing.T) {
 			t.Errorf("%d orders lost, exit status %d, problems %q; want 1 and %d", r.OrdersLost, r.exitStatus(), r.Problems, exitFailed)
 		}
 	})
-}
-
-func TestASaleThatIsCalledOffLeavesNothing(t *testing.T) {
-	room(t)
-	needMariaDB(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	r, w := io.Pipe()
-	go func() {
+	t.Run("called off, it leaves nothing", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		awaitLine(r, "move: ")
-	}()
-	if report, err := conduct(ctx, small, newScreen(w, false), nil); err == nil || report != nil {
-		t.Errorf("conduct returned %v and error %v, want no report and an error", report, err)
-	}
-}
-
-// Nothing can be done by a conductor that is killed. The others notice.
-func TestAKilledConductorLeavesNothing(t *testing.T) {
-	room(t)
-	needMariaDB(t)
-	cmd := exec.Command(os.Args[0], conductArg)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if !awaitLine(out, "the sale is on") {
-		t.Error("the sale never began")
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Error(err)
-	}
-	_ = cmd.Wait() // says that it was killed
-}
-
-func TestKeptServersStayUntilTheyAreTold(t *testing.T) {
-	room(t)
-	needMariaDB(t)
-	s := small
-	s.Keep, s.Duration = true, 5*time.Second
-	r, err := conduct(t.Context(), s, newScreen(io.Discard, true), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var keeper string
-	for _, c := range r.Connect {
-		if strings.HasPrefix(c, "to stop them") {
-			keeper = c[strings.LastIndex(c, " ")+1:]
+		r, w := io.Pipe()
+		go func() {
+			defer cancel()
+			awaitLine(r, "move: ")
+		}()
+		if report, err := conduct(ctx, small, newScreen(w, false), nil); err == nil || report != nil {
+			t.Errorf("conduct returned %v and error %v, want no report and an error", report, err)
 		}
-	}
-	if len(r.Connect) < 8 || keeper == "" {
-		t.Fatalf("the report doesn't say how to connect: %q", r.Connect)
-	}
-	if out, err := exec.Command("kill", keeper).CombinedOutput(); err != nil {
-		t.Errorf("kill %s: %v: %s; want the servers' keeper to be there", keeper, err, out)
-	}
+	})
+	// Nothing can be done by a conductor that is killed. The others notice.
+	t.Run("the conductor is killed, and nothing is left", func(t *testing.T) {
+		t.Parallel()
+		cmd := exec.Command(os.Args[0], conductArg)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if !awaitLine(out, "the sale is on") {
+			t.Error("the sale never began")
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait() // says that it was killed
+	})
+	t.Run("kept servers stay until they are told", func(t *testing.T) {
+		t.Parallel()
+		s := small
+		s.Keep, s.Duration = true, 5*time.Second
+		r, err := conduct(t.Context(), s, newScreen(io.Discard, true), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var keeper string
+		for _, c := range r.Connect {
+			if strings.HasPrefix(c, "to stop them") {
+				keeper = c[strings.LastIndex(c, " ")+1:]
+			}
+		}
+		if len(r.Connect) < 8 || keeper == "" {
+			t.Fatalf("the report doesn't say how to connect: %q", r.Connect)
+		}
+		if out, err := exec.Command("kill", keeper).CombinedOutput(); err != nil {
+			t.Errorf("kill %s: %v: %s; want the servers' keeper to be there", keeper, err, out)
+		}
+	})
 }
 
 // awaitLine reads until a line contains text, and goes on reading in the

@@ -2,7 +2,6 @@ package shop
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/podworks/podworks"
@@ -28,11 +27,6 @@ func (a *App) Gather(ctx context.Context, to podworks.PodID) error {
 		}
 		if route.Pod == to {
 			continue
-		}
-		// What the shop left behind when it moved away from here would be in the way
-		// now. If it was never here, there is nothing, and Clean refuses.
-		if _, err := a.ferry.Clean(ctx, route.Shop, to); err != nil && !errors.Is(err, ferry.ErrRefused) {
-			return err
 		}
 		if _, err := a.ferry.Move(ctx, route.Shop, to); err != nil {
 			return fmt.Errorf("shop: gather in pod %d: %w", to, err)

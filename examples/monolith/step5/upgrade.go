@@ -30,6 +30,6 @@ func (a *App) Revert(ctx context.Context) error { return a.Gather(ctx, firstPod)
 // databases of the other pods can be dropped then.
 func (a *App) Forget(ctx context.Context) error {
 	return a.cluster.EachPod(ctx, "forget step 5", nil, func(ctx context.Context, _ podworks.PodID, db *sql.DB) error {
-		return change(ctx, db, `DROP TABLE IF EXISTS podworks_marker, podworks_ferry_tail, podworks_ferry_copy`)
+		return change(ctx, db, `DROP TABLE IF EXISTS podworks_marker, podworks_ferry_tail, podworks_ferry_copy, podworks_ferry_left, podworks_origin`)
 	})
 }

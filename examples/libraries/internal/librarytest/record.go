@@ -9,7 +9,6 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
-	"github.com/podworks/podworks"
 	"github.com/podworks/podworks/internal/fence"
 	"github.com/podworks/podworks/sharding"
 )
@@ -73,12 +72,17 @@ func (r *Recorder) dial(ctx context.Context, network, addr string) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
-	return &recorded{c, r}, nil
+	return &recorded{Conn: c, r: r}, nil
 }
 
 type recorded struct {
 	net.Conn
 	r *Recorder
+
+	// The fence is prepared once for each connection, which isn't recorded: the
+	// server's answer says under which number it is executed.
+	preparing bool
+	fence     string
 }
 
 // Commands of MySQL's protocol.
@@ -94,29 +98,37 @@ func (c *recorded) Write(b []byte) (int, error) {
 	if len(b) > 5 {
 		switch text := string(b[5:]); b[4] {
 		case comQuery:
-			c.r.add(c.r.name(text))
+			c.r.add(word(text))
 		case comPrepare:
-			c.r.add("prepare " + c.r.name(text))
+			if c.preparing = text == fence.SharedLockAny; !c.preparing {
+				c.r.add("prepare " + word(text))
+			}
 		case comExecute:
-			c.r.add("execute")
+			what := "execute"
+			if c.fence != "" && strings.HasPrefix(text, c.fence) {
+				what = "fence"
+			}
+			c.r.add(what)
 		}
 	}
 	return c.Conn.Write(b)
 }
 
-func (r *Recorder) name(text string) string {
-	var id podworks.ShopID
-	if r.scope != nil {
-		id = r.scope.Shop()
+func (c *recorded) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.preparing && n >= 9 {
+		// After the packet's head and the status comes the statement's number.
+		c.preparing, c.fence = false, string(b[5:9])
 	}
-	if text == fence.SharedLock(id) {
-		return "fence"
-	}
+	return n, err
+}
+
+func word(text string) string {
 	for strings.HasPrefix(text, "--") { // sqlc names its queries
 		_, text, _ = strings.Cut(text, "\n")
 	}
-	word, _, _ := strings.Cut(text, " ")
-	return word
+	first, _, _ := strings.Cut(text, " ")
+	return first
 }
 
 func (r *Recorder) add(what string) {

@@ -247,7 +247,7 @@ func waits(t *testing.T, w *World, l Library) {
 			_, err := r.Sell(s, hat, 2)
 			sold <- err
 		}()
-		if err := w.AwaitWaiter(t.Context(), 1, s.Shop()); err != nil {
+		if err := w.AwaitWaiter(t.Context(), 1); err != nil {
 			t.Error(err)
 		}
 	})

@@ -224,15 +224,15 @@ func (w *World) move(ctx context.Context, id podworks.ShopID, to podworks.PodID,
 	return w.store.Finish(ctx, m.Token)
 }
 
-// AwaitWaiter returns when a transaction of the shop waits for its fence in the
+// AwaitWaiter returns when a transaction waits for its shop's fence in the
 // pod.
-func (w *World) AwaitWaiter(ctx context.Context, pod podworks.PodID, id podworks.ShopID) error {
+func (w *World) AwaitWaiter(ctx context.Context, pod podworks.PodID) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	late := time.After(15 * time.Second)
 	for {
 		var n int
-		err := w.plain[pod].QueryRowContext(ctx, `SELECT COUNT(*) FROM information_schema.processlist WHERE db = ? AND info = ?`, w.names[pod], fence.SharedLock(id)).Scan(&n)
+		err := w.plain[pod].QueryRowContext(ctx, `SELECT COUNT(*) FROM information_schema.processlist WHERE db = ? AND info LIKE '%podworks_fence%LOCK IN SHARE MODE'`, w.names[pod]).Scan(&n)
 		if err != nil || n > 0 {
 			return err
 		}

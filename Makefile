@@ -52,20 +52,23 @@ CALM := ./examples/libraries/... ./examples/monolith/... ./ferry/binlog ./ferry/
 	./internal/fence ./internal/flavor ./internal/testcluster ./sharding/master ./sharding/outbox
 
 # The others one at a time: each starts servers of its own, and the fault tests
-# have budgets of time that others' load would use up.
+# have budgets of time that others' load would use up. They run whatever became of
+# the calm ones.
 RESTLESS = $$($(GO) list $(PACKAGES) | grep -vxF "$$($(GO) list $(CALM))")
 
 .PHONY: test
 test: setup setup-browser ## run all tests, on real servers of both families
-	$(GO) test $(TESTFLAGS) -p 3 -timeout 20m $(CALM)
-	$(GO) test $(TESTFLAGS) -p 1 -timeout 20m $(RESTLESS)
+	@calm=0; \
+	$(GO) test $(TESTFLAGS) -p 3 -timeout 20m $(CALM) || calm=1; \
+	$(GO) test $(TESTFLAGS) -p 1 -timeout 20m $(RESTLESS) && exit $$calm
 
 .PHONY: race
 race: setup setup-browser ## run all tests but the slow ones with the race detector (needs a C compiler)
 	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || \
 		{ echo 'race: the race detector needs a C compiler. On Debian: apt-get install gcc libc6-dev' >&2; exit 1; }
-	$(GO) test $(TESTFLAGS) -race -short -p 2 -timeout 20m $(CALM)
-	$(GO) test $(TESTFLAGS) -race -short -p 1 -timeout 20m $(RESTLESS)
+	@calm=0; \
+	$(GO) test $(TESTFLAGS) -race -short -p 2 -timeout 20m $(CALM) || calm=1; \
+	$(GO) test $(TESTFLAGS) -race -short -p 1 -timeout 20m $(RESTLESS) && exit $$calm
 
 .PHONY: soak
 soak: soak-sharding soak-ferry ## all soaks, on a quiet machine

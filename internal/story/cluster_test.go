@@ -369,20 +369,23 @@ func (p *process) end() string {
 	return p.last
 }
 
-// stopped waits until the process is stopped by a signal.
-func (p *process) stopped() {
+// stopped waits until the process is stopped by a signal, and reports false if it
+// ended instead.
+func (p *process) stopped() bool {
 	p.t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for tick := time.Tick(time.Millisecond); time.Now().Before(deadline); <-tick {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 		if err != nil {
-			p.t.Fatalf("the process is gone: %v; it wrote: %s", err, p.stderr.String())
+			<-p.done
+			return false
 		}
 		if _, after, ok := bytes.Cut(stat, []byte(") ")); ok && after[0] == 'T' {
-			return
+			return true
 		}
 	}
 	p.t.Fatalf("the process did not stop in 30 s; it wrote: %s", p.stderr.String())
+	return false
 }
 
 func (p *process) resume() { p.cmd.Process.Signal(syscall.SIGCONT) }

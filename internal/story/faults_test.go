@@ -75,9 +75,28 @@ func (w *world) settle() {
 		w.t.Fatal(err)
 	}
 	if row.State == fence.Moved {
-		if _, err := w.ferry.Clean(w.ctx, w.settings.Shop, from); err != nil {
+		_, err := w.ferry.Clean(w.ctx, w.settings.Shop, from)
+		if err != nil && len(w.settings.Off) == 0 {
 			w.t.Fatal(err)
 		}
+	}
+}
+
+// freeze starts a mover that stops itself at the step s.Freeze, and returns it
+// once it has stopped. One that gave its move up before, as it does on a machine so
+// busy that its pauses are over their budget, is followed by another.
+func (w *world) freeze(s settings) *process {
+	w.t.Helper()
+	const most = 5
+	for try := 1; ; try++ {
+		p := w.start("mover", s)
+		if p.stopped() {
+			return p
+		}
+		if try == most {
+			w.t.Fatalf("%d movers ended before they came to %s; the last wrote: %s", most, s.Freeze, p.stderr.String())
+		}
+		w.settle()
 	}
 }
 
@@ -88,8 +107,7 @@ func (w *world) freezeRound(step string) {
 	s := w.settings
 	s.To, s.Freeze = other(w.where()), step
 	s.Budget = 900 * time.Millisecond // so that it is not what makes the woken mover step back
-	p := w.start("mover", s)
-	p.stopped()
+	p := w.freeze(s)
 	recovered := make(chan struct{})
 	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
 	defer cancel()
@@ -122,20 +140,13 @@ func (w *world) bulkRound() {
 	s := w.settings
 	s.To, s.SlowLog, s.Budget = other(w.where()), 50*time.Millisecond, 900*time.Millisecond
 	p := w.start("mover", s)
-	p.await("cutover")
-	source := w.pods[other(s.To)]
-	for waiting := 0; waiting == 0; {
-		select {
-		case <-p.done:
-			w.t.Fatalf("the mover ended before it asked for the lock: %s", p.stderr.String())
-		default:
+	const most = 5
+	for try := 1; !w.asksForTheLock(p, other(s.To)); try++ {
+		if try == most {
+			w.t.Fatalf("%d movers ended before they were seen to wait for the lock; the last wrote: %s", most, p.stderr.String())
 		}
-		if err := source.QueryRowContext(w.ctx, `SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT %podworks_fence%FOR UPDATE'`).Scan(&waiting); err != nil {
-			w.t.Fatal(err)
-		}
-		if w.settings.off(hook.Lock) {
-			break // it never waits
-		}
+		w.settle()
+		p = w.start("mover", s)
 	}
 	sleeper.stdin.Close()
 	if last := sleeper.end(); last != "acknowledged" {
@@ -143,6 +154,26 @@ func (w *world) bulkRound() {
 	}
 	p.end()
 	w.settle()
+}
+
+// asksForTheLock waits until the mover p waits for the fence's lock, and reports
+// false if it gave up before that was seen.
+func (w *world) asksForTheLock(p *process, source podworks.PodID) bool {
+	w.t.Helper()
+	for {
+		var waiting int
+		if err := w.pods[source].QueryRowContext(w.ctx, `SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT %podworks_fence%FOR UPDATE'`).Scan(&waiting); err != nil {
+			w.t.Fatal(err)
+		}
+		if waiting > 0 {
+			return true
+		}
+		select {
+		case <-p.done:
+			return false
+		default:
+		}
+	}
 }
 
 // sale runs rounds under a writer's load and judges.
@@ -289,8 +320,7 @@ func TestFrozenMoverHoldsNobodyUp(t *testing.T) {
 		w := newWorld(t, f)
 		s := w.settings
 		s.To, s.Freeze = 2, "drain"
-		p := w.start("mover", s)
-		p.stopped()
+		p := w.freeze(s)
 		start := time.Now()
 		if err := write(w.ctx, w.cluster, s.Shop, 1, 1); err != nil {
 			t.Fatalf("a write while the mover is frozen: %v", err)
@@ -341,7 +371,9 @@ func TestFrozenWriterIsPassed(t *testing.T) {
 		p := w.start("sleeper", w.settings)
 		p.await("in the transaction")
 		p.cmd.Process.Signal(syscall.SIGSTOP)
-		p.stopped()
+		if !p.stopped() {
+			t.Fatalf("the sleeper is gone; it wrote: %s", p.stderr.String())
+		}
 		report, err := w.ferry.Move(w.ctx, w.settings.Shop, 2)
 		if err != nil {
 			t.Fatal(err)

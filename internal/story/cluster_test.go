@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,8 +54,6 @@ type settings struct {
 	Edge      string // where the buyers go
 	AskMaster bool   // the storefront asks the master about each request's shop
 }
-
-func (s settings) off(p hook.Protection) bool { return slices.Contains(s.Off, p) }
 
 func open(dsn string) (*sql.DB, *mysql.Config, error) {
 	cfg, err := mysql.ParseDSN(dsn)

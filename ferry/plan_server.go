@@ -349,6 +349,6 @@ func tooShort(pod podworks.PodID, kept time.Duration, how string, takes time.Dur
 	default:
 		return nil
 	}
-	f.What = fmt.Sprintf("%s %v, and the move takes about %v: the log may be dropped before it is read", how, kept.Round(time.Second), takes.Round(time.Second))
+	f.What = fmt.Sprintf("%s %v, and the move takes about %v: the log may be dropped before it is read", how, kept.Round(time.Second), rough(takes))
 	return []Finding{f}
 }

@@ -98,6 +98,10 @@ bench-sharding: setup ## scopes, a million shops, and queries and writes beside 
 bench-toxi: ## a proxy without and with toxics, beside io.Copy and Toxiproxy, in turns
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m ./toxi/peer/...
 
+.PHONY: sim-semian
+sim-semian: ## the breakers' simulation at all rates: Semian's two and ours, as a table (three minutes)
+	PODWORKS_SIM=1 $(GO) test -count=1 -v -run TestSimulation -timeout 30m ./semian
+
 # BENCH picks parts: Move, Pause/mysql/idle, Queue, Throttled.
 .PHONY: bench-ferry
 bench-ferry: setup ## moves of a shop by ferry and by what else moves rows, in turns (with Ghostferry if PODWORKS_GHOSTFERRY names its binary), the write pause, many moves, a throttled one

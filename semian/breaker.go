@@ -29,6 +29,7 @@ type breaker struct {
 	reason  string    // for the state
 	cause   error
 	forced  string // reason for the mode
+	retired bool   // another resource has the key, or will have
 	expires *time.Timer
 
 	window window
@@ -44,26 +45,34 @@ type breaker struct {
 	probes   map[uint64]*time.Timer // that are under way: their leases
 	probe    uint64                 // the last one's number
 	proved   int                    // probes that succeeded
+	adaptive adaptive
 	random   func() float64
 }
 
 const (
 	stateBits  = 0x0f
 	modeShift  = 4
+	modeBits   = 0x07
+	retiredBit = 0x80
 	epochShift = 8
 )
 
-// plain reports whether calls are simply made: closed, and nothing forced.
+// plain reports whether calls are simply made: closed, nothing forced, and not retired.
 func plain(word uint64) bool     { return word&0xff == 0 }
 func stateOf(word uint64) State  { return State(word & stateBits) }
-func modeOf(word uint64) Mode    { return Mode(word >> modeShift & 0x0f) }
+func modeOf(word uint64) Mode    { return Mode(word >> modeShift & modeBits) }
+func retiredIn(word uint64) bool { return word&retiredBit != 0 }
 func epochOf(word uint64) uint64 { return word >> epochShift }
 
 var errProbeTimeout = errors.New("semian: the probe's time is up (Options.ProbeTimeout)")
 
 func (r *Resource) publishLocked() {
 	b := &r.breaker
-	r.word.Store(uint64(b.state) | uint64(b.mode)<<modeShift | b.epoch<<epochShift)
+	word := uint64(b.state) | uint64(b.mode)<<modeShift | b.epoch<<epochShift
+	if b.retired {
+		word |= retiredBit
+	}
+	r.word.Store(word)
 }
 
 // setLocked changes the state. refusal is what calls are refused with in it, or nil if none is.
@@ -117,6 +126,9 @@ func (r *Resource) admit(p *Permit, word uint64, c *config) error {
 	case state == Closed: // in a dry run
 		return nil
 	case state == Ramping && r.ramped(c):
+		return nil
+	case state == Throttling && r.throttled():
+		p.has |= throttle
 		return nil
 	case state == HalfOpen && r.takeProbe(p, c):
 		return nil
@@ -174,8 +186,7 @@ func (r *Resource) loseProbe(number, epoch uint64) {
 }
 
 // record takes what came of a call.
-func (p *Permit) record(o Outcome, err error) {
-	r := p.r
+func (p *Permit) record(r *Resource, o Outcome, err error) {
 	if p.has&shadow != 0 {
 		return
 	}
@@ -186,7 +197,7 @@ func (p *Permit) record(o Outcome, err error) {
 	switch {
 	case p.probe != 0:
 		r.probeEnded(p, o, slow, err)
-	case o == Success && !slow:
+	case o == Success && !slow && p.has&throttle == 0:
 		if epochOf(r.word.Load()) != p.epoch {
 			r.stale.Add(1)
 			return
@@ -207,6 +218,7 @@ func (p *Permit) record(o Outcome, err error) {
 func (r *Resource) flush(s *stripe) {
 	b := &r.breaker
 	b.mu.Lock()
+	defer r.tell()
 	defer b.mu.Unlock()
 	const most = 64
 	now := r.now()
@@ -216,6 +228,7 @@ func (r *Resource) flush(s *stripe) {
 		r.flushLocked(s, now)
 		b.window.add(now, counts{calls: 1}) // the caller's own
 		b.total.calls++
+		r.adaptLocked(now, 1, 0)
 	}
 	// As many as come in a small part of a bucket, so that it doesn't matter when they did.
 	switch n := s.most.Load(); {
@@ -231,6 +244,7 @@ func (r *Resource) flushLocked(s *stripe, now int64) {
 		n := uint64(s.calls.Swap(0))
 		r.breaker.window.spread(s.since, now, n)
 		r.breaker.total.calls += n
+		r.adaptLocked(now, float64(n), 0)
 	}
 	s.since = now
 }
@@ -258,7 +272,16 @@ func (r *Resource) ended(p *Permit, o Outcome, slow bool, err error) {
 	} else if o == Success {
 		r.row.Store(0)
 	}
-	if c := r.config.Load(); !c.NoBreaker && o != Ignore && (b.state == Closed || b.state == Ramping) {
+	c := r.config.Load()
+	switch {
+	case c.NoBreaker || o == Ignore:
+	case c.Adaptive:
+		failed := 0.0
+		if o == Failure || slow {
+			failed = 1
+		}
+		r.adaptLocked(now, 1, failed)
+	case b.state == Closed || b.state == Ramping:
 		if o == Failure && c.Failures > 0 {
 			b.noteFailure(now, c)
 		}
@@ -404,6 +427,7 @@ func (r *Resource) restartLocked(now int64) {
 	b.proved = 0
 	r.flushAllLocked(now) // for the total
 	b.window.reset(now)
+	b.adaptive = adaptive{share: 1}
 	b.failures = b.failures[:0]
 	r.row.Store(0)
 }
@@ -412,15 +436,31 @@ func (r *Resource) halfOpen(epoch uint64) {
 	b := &r.breaker
 	b.mu.Lock()
 	if b.epoch == epoch && b.state == Open {
-		r.restartLocked(r.now())
-		if b.probes == nil {
-			b.probes = map[uint64]*time.Timer{}
-		}
-		r.setLocked(HalfOpen, "it has been open for long enough", b.cause,
-			&Error{Resource: r.name, Reason: "it is half-open, and its probes are under way", Cause: b.cause, kind: ErrOpen})
+		r.halfOpenLocked("it has been open for long enough")
 	}
 	b.mu.Unlock()
 	r.tell()
+}
+
+// halfOpenNow doesn't wait for the end of the time that it is open.
+func (r *Resource) halfOpenNow(reason string) {
+	b := &r.breaker
+	b.mu.Lock()
+	if b.state == Open {
+		b.openings = 0
+		r.halfOpenLocked(reason)
+	}
+	b.mu.Unlock()
+	r.tell()
+}
+
+func (r *Resource) halfOpenLocked(reason string) {
+	b := &r.breaker
+	r.restartLocked(r.now())
+	if b.probes == nil {
+		b.probes = map[uint64]*time.Timer{}
+	}
+	r.setLocked(HalfOpen, reason, b.cause, &Error{Resource: r.name, Reason: "it is half-open, and its probes are under way", Cause: b.cause, kind: ErrOpen})
 }
 
 // closeLocked closes the circuit, by and by.
@@ -451,6 +491,7 @@ func (r *Resource) closeLocked(now int64, reason string) {
 // Reset closes the circuit at once and forgets what it has seen: the dependency is another
 // one by now, as after a failover.
 func (r *Resource) Reset(reason string) {
+	r = r.live()
 	b := &r.breaker
 	b.mu.Lock()
 	r.resetLocked(reason)

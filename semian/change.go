@@ -10,13 +10,14 @@ import (
 type State uint8
 
 const (
-	Closed   State = iota // calls are made
-	Ramping               // it has just closed: a growing share of the calls is made
-	HalfOpen              // a few calls are made, as probes
-	Open                  // none is made
+	Closed     State = iota // calls are made
+	Throttling              // with Options.Adaptive: a share of the calls is made
+	Ramping                 // it has just closed: a growing share of the calls is made
+	HalfOpen                // a few calls are made, as probes
+	Open                    // none is made
 )
 
-var stateNames = [...]string{"closed", "ramping", "half-open", "open"}
+var stateNames = [...]string{"closed", "throttling", "ramping", "half-open", "open"}
 
 func (s State) String() string {
 	if int(s) < len(stateNames) {

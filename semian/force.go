@@ -9,6 +9,7 @@ import (
 // that long. Calls under way are not touched. What the breaker had seen is forgotten.
 // reason is for those who wonder why: hooks, logs, Stats and the refusals themselves.
 func (r *Resource) Force(mode Mode, reason string, d time.Duration) error {
+	r = r.live()
 	if int(mode) >= len(modeNames) || d < 0 || reason == "" && mode != Normal {
 		return fmt.Errorf("semian: resource %q: force %v for %v because of %q: want a mode, 0 or a positive duration, and a reason", r.name, mode, d, reason)
 	}

@@ -3,6 +3,8 @@ package semian
 import (
 	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"testing"
 	"time"
 )
@@ -70,3 +72,5 @@ func wantRefused(t testing.TB, r *Resource, want error) *Error {
 
 // sleep lets the bubble's time pass.
 func sleep(d time.Duration) { time.Sleep(d) }
+
+func textLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

@@ -43,6 +43,13 @@ type Options struct {
 	// SlowRate is the share of calls that are slow at which the circuit opens, 0.5.
 	SlowRate float64
 
+	// Adaptive has the resource refuse a share of the calls that grows with the share that fails,
+	// instead of opening and closing: none as long as no more fail than Tolerate, 0.05,
+	// and all but a call every two seconds when half of those above it do. A slow call counts as
+	// one that fails. ErrorRate, Failures, Consecutive and what is said of probes mean nothing then.
+	Adaptive bool
+	Tolerate float64
+
 	// OpenFor is how long the circuit stays open at first, 1 s. It doubles with
 	// each probe that fails, up to MaxOpenFor, 3 s or OpenFor if that is more, and
 	// each time is made up to a tenth shorter or longer by chance, so that processes don't
@@ -112,6 +119,7 @@ func (o *Options) withDefaults() Options {
 	d.MinCalls = cmp.Or(d.MinCalls, 10)
 	d.ErrorRate = cmp.Or(d.ErrorRate, 0.5)
 	d.SlowRate = cmp.Or(d.SlowRate, 0.5)
+	d.Tolerate = cmp.Or(d.Tolerate, 0.05)
 	d.OpenFor = cmp.Or(d.OpenFor, time.Second)
 	d.MaxOpenFor = cmp.Or(d.MaxOpenFor, max(3*time.Second, d.OpenFor))
 	d.Probes = cmp.Or(d.Probes, 1)
@@ -169,6 +177,7 @@ func (o *Options) validate() error {
 		fail("SlowCall is %v, want 0 or more", o.SlowCall)
 	}
 	share("SlowRate", o.SlowRate)
+	share("Tolerate", o.Tolerate)
 	duration("OpenFor", o.OpenFor)
 	if o.MaxOpenFor < o.OpenFor {
 		fail("MaxOpenFor is %v, want OpenFor (%v) or more", o.MaxOpenFor, o.OpenFor)

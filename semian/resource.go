@@ -28,6 +28,11 @@ type Resource struct {
 	stale    atomic.Uint64 // calls that ended after the state they were made in
 	busy     atomic.Uint64 // calls refused for want of a ticket
 	shadowed atomic.Uint64 // calls made that would have been refused
+
+	key  Key       // set before anybody else has r
+	home *Registry // nil: none
+	uses uint64    // when the registry last looked; guarded by its lock, as is seen
+	seen time.Time // since when uses is what it is
 }
 
 // A stripe is what the calls of some goroutines share, on a cache line of its own.
@@ -61,6 +66,7 @@ func New(name string, opts *Options) (*Resource, error) {
 	r.bulkhead.stripes = r.stripes
 	r.breaker.random = rand.Float64
 	r.breaker.since = r.began
+	r.breaker.adaptive.share = 1
 	r.refusal.Store(&Error{Resource: name, Reason: "it has just been closed", kind: ErrOpen})
 	if err := r.Configure(opts); err != nil {
 		return nil, err
@@ -160,6 +166,9 @@ func (r *Resource) Permit(ctx context.Context) (p Permit, err error) {
 	p.r, p.ctx = r, ctx
 	word := r.word.Load()
 	if p.epoch = epochOf(word); !plain(word) {
+		if retiredIn(word) {
+			return r.live().Permit(ctx)
+		}
 		if err := r.admit(&p, word, c); err != nil {
 			return Permit{}, err
 		}
@@ -243,6 +252,7 @@ const (
 	clock                      // it is timed
 	shadow                     // made although the breaker would have refused it, or isn't asked
 	told                       // the breaker knows how it ended
+	throttle                   // made while others are refused: its outcome matters at once
 )
 
 // Deadline returns by when a probe must have ended, for connections that don't
@@ -263,7 +273,7 @@ func (p *Permit) deadline() time.Time {
 // only if it is a failure.
 func (p *Permit) Answered(err error) {
 	if p.r != nil && p.has&told == 0 {
-		p.record(p.outcome(err), err)
+		p.record(p.r, p.outcome(err), err)
 		p.has |= told
 	}
 }
@@ -285,9 +295,7 @@ func (p *Permit) end(o Outcome, err error) {
 	if r == nil {
 		return
 	}
-	if p.has&told == 0 || o == Failure {
-		p.record(o, err)
-	}
+	// The ticket first: a hook may be told of the outcome, and take its time.
 	if p.has&ticket != 0 {
 		r.give(p.stripe)
 	}
@@ -295,6 +303,9 @@ func (p *Permit) end(o Outcome, err error) {
 		r.giveShop(p.shop)
 	}
 	p.r = nil
+	if p.has&told == 0 || o == Failure {
+		p.record(r, o, err)
+	}
 }
 
 func (p *Permit) outcome(err error) Outcome {

@@ -30,6 +30,7 @@ type Stats struct {
 
 // Stats returns the resource's state and figures.
 func (r *Resource) Stats() Stats {
+	r = r.live()
 	var s Stats
 	s.Tickets, s.InUse, s.Waiting = r.bulkhead.state()
 	b := &r.breaker

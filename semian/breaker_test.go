@@ -545,6 +545,27 @@ func TestConfigureKeepsWhatWasSeen(t *testing.T) {
 	})
 }
 
+// A state that the new options don't know would never be left.
+func TestConfigureLeavesAStateThatTheNewOptionsDontKnow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, &Options{Adaptive: true})
+		call(r, 50, errDown)
+		wantState(t, r, Throttling)
+		if err := r.Configure(nil); err != nil {
+			t.Fatal(err)
+		}
+		if made := call(r, 5, nil); made != 5 {
+			t.Errorf("%d of 5 calls were made", made)
+		}
+		call(r, 50, errDown)
+		wantState(t, r, Open)
+		if err := r.Configure(&Options{NoBreaker: true}); err != nil {
+			t.Fatal(err)
+		}
+		wantState(t, r, Closed)
+	})
+}
+
 // The hook reads, forces and panics; calls go on.
 func TestHooksMayDoAnything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

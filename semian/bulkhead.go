@@ -31,10 +31,9 @@ type bulkhead struct {
 	queue   int
 	timeout time.Duration
 
-	shopMu    sync.Mutex // guards what follows
-	shopShare float64
-	shopMost  int                     // 0: as many as there are
-	shops     map[podworks.ShopID]int // tickets held, none of them 0
+	shopMu   sync.Mutex              // guards what follows
+	shopMost int                     // 0: as many as there are
+	shops    map[podworks.ShopID]int // tickets held, none of them 0
 }
 
 type waiter struct {
@@ -46,10 +45,7 @@ type waiter struct {
 // as they come back.
 func (b *bulkhead) configure(o *Options) {
 	b.shopMu.Lock()
-	b.shopShare, b.shopMost = o.ShopShare, 0
-	if o.ShopShare > 0 {
-		b.shopMost = int(math.Ceil(o.ShopShare*float64(o.Tickets) - 1e-9))
-	}
+	b.shopMost = int(math.Ceil(o.ShopShare*float64(o.Tickets) - 1e-9))
 	if b.shops == nil {
 		b.shops = map[podworks.ShopID]int{}
 	}

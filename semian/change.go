@@ -63,11 +63,10 @@ const mostEvents = 256
 // Events are handed to the hooks one after the other, in order, by a goroutine
 // that holds no lock: the first that finds nobody at it.
 type events struct {
-	mu     sync.Mutex // guards what follows
-	queue  []func(*Hooks)
-	busy   bool
-	lost   uint64
-	panics uint64
+	mu    sync.Mutex // guards what follows
+	queue []func(*Hooks)
+	busy  bool
+	lost  uint64
 }
 
 // push is called with the resource's lock held, so that the order is that of the changes.
@@ -103,9 +102,6 @@ func (e *events) call(f func(*Hooks), h *Hooks, log *slog.Logger) {
 		p := recover()
 		e.mu.Lock()
 		e.busy = false
-		if p != nil {
-			e.panics++
-		}
 		e.mu.Unlock()
 		if p != nil {
 			log.Error("a hook panicked", "panic", p)

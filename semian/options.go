@@ -99,8 +99,8 @@ type Options struct {
 }
 
 // Hooks are called without locks held, one at a time for a resource and in the order of
-// what they report, by the goroutine that caused it. They should be quick. One
-// that panics is logged, and changes nothing for the call.
+// what they report, by a goroutine whose call, or timer, caused one of the reports. They should be
+// quick. One that panics is logged, and changes nothing for the call.
 type Hooks struct {
 	// Changed is called when a resource has changed its state.
 	Changed func(Change)

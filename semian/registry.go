@@ -201,11 +201,14 @@ func (r *Resource) retire(now time.Time, idle time.Duration) bool {
 	if uses != r.uses || r.seen.IsZero() {
 		r.uses, r.seen = uses, now
 	}
-	if now.Sub(r.seen) < idle || s.State != Closed || s.Mode != Normal || s.InUse > 0 {
+	if now.Sub(r.seen) < idle || s.InUse > 0 {
 		return false
 	}
 	r.breaker.mu.Lock()
 	defer r.breaker.mu.Unlock()
+	if !plain(r.word.Load()) { // it isn't closed, or is forced
+		return false
+	}
 	// A call that has just looked at the word still goes through here, and its
 	// outcome is lost with r: one call after ten minutes without any.
 	r.breaker.retired = true
@@ -300,9 +303,10 @@ func (g *Registry) Stats() []ResourceStats {
 
 // A PodState sums up a pod's resources.
 type PodState struct {
-	Pod                     podworks.PodID
-	Resources               int
-	Open, HalfOpen, Ramping int // Open has those that are forced open
+	Pod                 podworks.PodID
+	Resources           int
+	Open, HalfOpen      int // Open has those that are forced open
+	Ramping, Throttling int
 }
 
 func (s PodState) String() string {
@@ -325,6 +329,8 @@ func (g *Registry) Pod(pod podworks.PodID) PodState {
 			sum.HalfOpen++
 		case stateOf(word) == Ramping:
 			sum.Ramping++
+		case stateOf(word) == Throttling:
+			sum.Throttling++
 		}
 	}
 	return sum

@@ -74,9 +74,11 @@ func New(name string, opts *Options) (*Resource, error) {
 	return r, nil
 }
 
-// Configure changes the resource's options. What it has seen and the state it is in stay; calls
-// under way end by the old ones. Tickets that are too many go as their calls end.
+// Configure changes the resource's options. What it has seen and the state it is in stay, unless
+// the new options don't know that state; calls under way end by the new ones. Tickets that are too
+// many go as their calls end.
 func (r *Resource) Configure(opts *Options) error {
+	r = r.live()
 	o := opts.withDefaults()
 	if err := o.validate(); err != nil {
 		return fmt.Errorf("semian: resource %q: %w", r.name, err)
@@ -87,16 +89,21 @@ func (r *Resource) Configure(opts *Options) error {
 		c.busy.Reason += fmt.Sprintf(", and for %v none came back, or %d callers wait already", o.QueueTimeout, o.Queue)
 	}
 	c.shopBusy = &Error{Resource: r.name, kind: ErrBusy, Reason: "the shop holds its share of the tickets"}
-	r.breaker.mu.Lock()
-	defer r.breaker.mu.Unlock()
+	b := &r.breaker
+	b.mu.Lock()
 	width := max(1, int64(o.Window)/eighths)
-	if b := &r.breaker; b.window.width == 0 {
+	if b.window.width == 0 {
 		b.window.width = width
 	} else if b.window.width != width {
 		b.window.resize(r.now(), width)
 	}
 	r.config.Store(c)
+	if b.state == Throttling && !o.Adaptive || b.state != Closed && o.NoBreaker {
+		r.resetLocked("nothing leads out of its state by the new options")
+	}
 	r.bulkhead.configure(&c.Options)
+	b.mu.Unlock()
+	r.tell()
 	return nil
 }
 

@@ -139,8 +139,14 @@ func (t *table) overwrites(ctx context.Context) string {
 // errTaken makes the server's error of that one that says what it means.
 func errTaken(err error) error {
 	var e *mysql.MySQLError
-	if errors.As(err, &e) && e.Number == 1690 {
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.Number {
+	case 1690:
 		return fmt.Errorf("a key of the shop's rows is another shop's row on the target; give one of them another, or delete it: %w", err)
+	case 1062:
+		return fmt.Errorf("a key or unique value of the shop's rows is another row's on the target, mostly another shop's; give one of them another, or delete it: %w", err)
 	}
 	return err
 }

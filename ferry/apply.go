@@ -32,7 +32,8 @@ type chunk struct {
 	stale  bool     // it was not written, as rows may have changed without the log; to be read again
 }
 
-// An applier is the one goroutine that writes rows to the target. It takes the
+// An applier decides alone what rows are written to the target, and waits for the
+// goroutines that it has write some of them. It takes the
 // log's groups in order, and at a marker the chunk that was read before it. It
 // applies every change of the shop's rows, whether the copy has come to them or
 // not.

@@ -495,10 +495,8 @@ func (a *applier) carryOut(ctx context.Context, roots []change) error {
 		if err := w.deleteUnder(ctx, child, found.losing); err != nil {
 			return err
 		}
-		for part := range slices.Chunk(found.losing[i], 500) {
-			if _, err := tx.ExecContext(ctx, `DELETE FROM `+quote(child.name)+` WHERE `+child.rowsIn(part)); err != nil {
-				return err
-			}
+		if err := w.deleteKeys(ctx, child, found.losing[i]); err != nil {
+			return err
 		}
 	}
 	if r.changed == nil {

@@ -308,20 +308,21 @@ func newViews(ctx context.Context, src, dst *server, p *prepared) (*views, error
 
 // take has both sessions see what is committed now. It may be called again.
 func (v *views) take(ctx context.Context) error {
-	errs := make([]error, len(v.of))
-	var wg sync.WaitGroup
-	for i, view := range v.of {
-		wg.Go(func() {
+	both := newCrew(ctx, len(v.of))
+	for _, view := range v.of {
+		both.run(func(ctx context.Context) error {
 			if _, err := view.conn.ExecContext(ctx, `START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY`); err != nil {
-				errs[i] = fmt.Errorf("pod %d: %w", view.s.pod, err)
-			} else if view.flavor == flavor.MySQL {
-				errs[i] = view.ask(ctx)
+				return fmt.Errorf("pod %d: %w", view.s.pod, err)
 			}
+			if view.flavor == flavor.MySQL {
+				return view.ask(ctx)
+			}
+			return nil
 		})
 	}
-	wg.Wait()
+	err := both.wait()
 	v.at = time.Now()
-	return errors.Join(errs...)
+	return err
 }
 
 func (v *views) close() {

@@ -16,7 +16,7 @@ import (
 
 const (
 	oneByOneRows = 2000     // of a chunk that is no wave
-	chunkBytes   = 16 << 20 // of values, after which a chunk or a wave ends
+	chunkBytes   = 16 << 20 // of values, after which a chunk that is no wave ends
 
 	// A table in which nothing tells rows apart is one chunk, which is held in memory.
 	maxKeyless      = 10_000     // rows of the shop
@@ -59,7 +59,6 @@ func (m *move) copyTables(ctx context.Context, cursors []cursor, v *verifier) er
 			if err := wait(); err != nil {
 				return err
 			}
-			through = func() error { return nil }
 			if err := m.setLimits(ctx, cursors, i, i+1); err != nil {
 				return err
 			}

@@ -127,9 +127,24 @@ func (m *move) raise(ctx context.Context, t *table, id uint64) error {
 	default:
 		return err
 	}
-	for _, stmt := range statements {
-		if _, err := tx.ExecContext(ctx, stmt); err != nil {
+	hook.Step(ctx, "raise")
+	var made int64
+	for i, stmt := range statements {
+		res, err := tx.ExecContext(ctx, stmt)
+		if err != nil {
 			return err
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			made = n
+		}
+		// Other shops trade here, and one of them may have been given this id since the
+		// counters were read. Then the counter is high enough, and the row is theirs.
+		if (made == 0 || n != made) && !hook.Off(ctx, hook.Given) {
+			return fmt.Errorf("%d rows were to take the id %d, and %d have it", made, id, n)
 		}
 	}
 	return tx.Commit()

@@ -2,6 +2,7 @@ package ferry_test
 
 import (
 	"database/sql"
+	"sync"
 	"testing"
 
 	"github.com/podworks/podworks/ferry"
@@ -81,6 +82,50 @@ func TestWithoutTheCountersIDsAreGivenAgain(t *testing.T) {
 		_, sale, gone, _ := moveCounted(t, f, map[hook.Protection]bool{hook.Counter: true})
 		if sale > 2000 || gone != 1 {
 			t.Errorf("new rows got the ids %d and %d; want ones that were given before", sale, gone)
+		}
+	})
+}
+
+// raceCounted moves a shop that deleted the row with its highest id, while another shop
+// on the target is given just that id before the counter is raised, and returns how many of
+// the other's rows are there in the end.
+func raceCounted(t *testing.T, f testcluster.Family, off map[hook.Protection]bool) (sales, second int64) {
+	w := newWorld(t, f, countedTables, &ferry.Options{Ignore: []string{"countries"}})
+	w.fill(w.shop, 20)
+	w.exec(w.source, `INSERT INTO sales (id, shop_id, code) VALUES (1000, 7, 'b')`)
+	w.exec(w.source, `DELETE FROM sales`)
+	w.exec(w.source, `INSERT INTO second VALUES (7, 400), (7, 500)`)
+	w.exec(w.source, `DELETE FROM second WHERE id = 500`)
+	var once sync.Once
+	ctx := hook.With(t.Context(), &hook.Set{Off: off, Step: func(step string) {
+		if step == "raise" {
+			once.Do(func() {
+				w.exec(w.target, `INSERT INTO sales (id, shop_id, code) VALUES (1000, 8, 'theirs')`)
+				w.exec(w.target, `INSERT INTO second VALUES (8, 500)`)
+			})
+		}
+	}})
+	if _, err := w.ferry.Move(ctx, w.shop, 2); err != nil {
+		t.Fatal(err)
+	}
+	return w.count(w.target, `SELECT COUNT(*) FROM sales WHERE shop_id = 8 AND id = 1000`), w.count(w.target, `SELECT COUNT(*) FROM second WHERE shop_id = 8 AND id = 500`)
+}
+
+func TestRaisingACounterTouchesNoOtherShopsRow(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		if sales, second := raceCounted(t, f, nil); sales != 1 || second != 1 {
+			t.Errorf("%d and %d rows of the other shop are left, want 1 and 1", sales, second)
+		}
+	})
+}
+
+// The twin of the test above.
+func TestWithoutTheCountAnotherShopsRowIsTouched(t *testing.T) {
+	t.Parallel()
+	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
+		if sales, second := raceCounted(t, f, map[hook.Protection]bool{hook.Given: true}); sales+second == 2 {
+			t.Error("nothing of the other shop's was touched; the test above proves nothing")
 		}
 	})
 }

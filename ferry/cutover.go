@@ -57,7 +57,7 @@ func (m *move) cutover(ctx context.Context, v *verifier, decided chan<- struct{}
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, directory.ErrNotOurs):
+		case errors.Is(err, directory.ErrNotOurs) && !errors.Is(err, directory.ErrFailedOver): // which nobody took over
 			return fmt.Errorf("%w: %w", ErrReplaced, err)
 		case m.closed || ctx.Err() != nil || !passing(err):
 			return err
@@ -177,7 +177,7 @@ func (m *move) try(ctx context.Context, v *verifier, noted *bool, held int, deci
 // gone at the next: nothing has changed, and writers go on meanwhile. A fault
 // that stays uses up the attempts.
 func passing(err error) bool {
-	if errors.Is(err, errNotYet) || errors.Is(err, fence.ErrHeld) || errors.Is(err, fence.ErrBudget) || errors.Is(err, ErrDiffers) || errors.Is(err, errPrepared) || cutOff(err) {
+	if errors.Is(err, errNotYet) || errors.Is(err, fence.ErrHeld) || errors.Is(err, fence.ErrBudget) || errors.Is(err, ErrDiffers) || errors.Is(err, errPrepared) || errors.Is(err, errReplicas) || cutOff(err) {
 		return true
 	}
 	var answer *mysql.MySQLError
@@ -209,7 +209,6 @@ func cutOff(err error) bool {
 
 // switchOver makes one try. The numbers are those of the steps in DESIGN.md.
 func (m *move) switchOver(ctx context.Context, v *verifier, held int, decided chan<- struct{}) error {
-	start := time.Now()
 	var compared map[int][]string
 	closing := fence.Closing{From: m.claim.From, To: m.dst.pod, Token: m.token, Budget: m.f.opts.PauseBudget}
 	closing.Wait, closing.Kill = lockWait(closing.Budget, held)
@@ -221,6 +220,7 @@ func (m *move) switchOver(ctx context.Context, v *verifier, held int, decided ch
 	}
 	// 4. Lock, and 5. close.
 	hook.Step(ctx, "lock")
+	start := time.Now()
 	err := fence.Close(ctx, m.src.db, closing, func(ctx context.Context, locked *sql.Conn) error {
 		m.quietStep(ctx, "drain")
 		if err := m.noPrepared(ctx); err != nil {
@@ -271,6 +271,9 @@ func (m *move) switchOver(ctx context.Context, v *verifier, held int, decided ch
 	m.closed = err == nil || errors.Is(err, podworks.ErrOutcomeUnknown)
 	if err != nil {
 		m.soilAll(compared)
+		if !m.closed {
+			m.dropViews() // the next try may be long in coming, and servers keep what they see
+		}
 		return err
 	}
 	m.quietStep(ctx, "closed")

@@ -158,6 +158,9 @@ func TestAFailoverBeforeTheDecisionUndoesTheMove(t *testing.T) {
 				tr := &trail{at: map[string]func(){"closed": func() { w.exec(w.master, failover.sql) }}}
 				_, err := w.ferry.Move(tr.follow(t.Context()), w.shop, 2)
 				contains(t, err, nil, "a pod failed over since its epoch was noted", "undone")
+				if errors.Is(err, ferry.ErrReplaced) {
+					t.Errorf("got %v, and nobody took the move over", err)
+				}
 				w.stays()
 			})
 		}

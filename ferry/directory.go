@@ -57,5 +57,13 @@ func (f *Ferry) OpenShop(ctx context.Context, shop podworks.ShopID) error {
 	if err := fence.Turn(ctx, s.db, shop, route.Epoch, fence.Open); err != nil {
 		return fmt.Errorf("ferry: open shop %d in pod %d: %w", shop, route.Pod, err)
 	}
+	// A row of this epoch stayed as it was: a move may have closed it.
+	row, err := fence.Read(ctx, s.db, shop, "")
+	if err != nil {
+		return fmt.Errorf("ferry: open shop %d in pod %d: %w", shop, route.Pod, err)
+	}
+	if row.State != fence.Open {
+		return fmt.Errorf("%w: open shop %d in pod %d: its fence row is %v; Recover or Run mends what a move left", ErrRefused, shop, route.Pod, row)
+	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/podworks/podworks"
@@ -170,14 +171,17 @@ func library() string {
 // Append adds the evidence as a line of JSON to a file, after setting Previous to
 // the hash of the line before it. So the file is a chain: whoever knows the hash
 // of a line notices any change of that line or those before it. The file is
-// created if it isn't there, and is on disk when Append returns. Only one process
-// may append to a file at a time; what two append at once is a broken chain.
+// created if it isn't there, and is on disk when Append returns. It is locked
+// meanwhile (flock), so several may append to it at once, on one machine.
 func (e *Evidence) Append(name string) error {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("ferry: append to the evidence: %w", err)
 	}
 	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("ferry: append to the evidence: lock %s: %w", name, err)
+	}
 	_, last, err := readEvidence(f)
 	if err != nil {
 		return fmt.Errorf("ferry: append to the evidence in %s: %w", name, err)

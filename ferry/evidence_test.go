@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/podworks/podworks/ferry"
@@ -190,6 +191,29 @@ func TestAMoveThatIsCancelledAfterTheSwitchIsMade(t *testing.T) {
 			t.Errorf("got %+v with the evidence %+v, want the shop in pod 2 and an incomplete one", report, e)
 		}
 	})
+}
+
+// A queue's moves end at once.
+func TestEvidenceIsAppendedAtOnce(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "evidence")
+	var wg sync.WaitGroup
+	for token := range uint64(20) {
+		wg.Go(func() {
+			if err := (&ferry.Evidence{Token: token, Incomplete: "a test"}).Append(name); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if list, _, err := ferry.ReadEvidence(f); err != nil || len(list) != 20 {
+		t.Errorf("got %d, %v; want 20", len(list), err)
+	}
 }
 
 func TestAFileOfEvidenceIsAChain(t *testing.T) {

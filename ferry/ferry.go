@@ -137,9 +137,9 @@ type Options struct {
 
 	// Replicated, if set, returns when the pod's replicas have everything that was
 	// committed on its primary before the call. A failover to such a replica loses
-	// none of it. It is asked of the target twice: under the lock, with the time
-	// that the pause budget has left, and before the move is finished; until then
-	// the journal keeps it, and Run opens the shop again should that be lost. Clean
+	// none of it. It is asked of the target before each try at the cutover, under the
+	// lock, with the time that the pause budget has left, and before the move is finished; until
+	// then the journal keeps it, and Run opens the shop again should that be lost. Clean
 	// asks it of the pod that it cleans, after each transaction. While [Limits] have a
 	// MaxLag it is asked all along, by a goroutine of its own. An error, such as the
 	// context's, is a reason to try again later.
@@ -151,8 +151,9 @@ type Options struct {
 	// Throttle slows the copies and comparisons. Default: one that doesn't.
 	Throttle *Throttle
 
-	// Progress, if set, is called from one goroutine, at steps and at most five
-	// times a second between them. It is not called while writers wait.
+	// Progress, if set, is called from one goroutine for each move, so at once for several,
+	// at steps and at most five times a second between them. While writers wait it
+	// is called only for a copy that recovery has to make again.
 	Progress func(Progress)
 
 	// Logger gets a line for each step of a move. Nil discards.

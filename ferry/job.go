@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -151,22 +152,23 @@ func (q *Queue) move(ctx context.Context, j Job) (*Report, error) {
 // another process goes on with it.
 var errLeft = errors.New("this process ends, and another one goes on with the move")
 
-// unqueued returns the silent moves that are to be recovered. The others are jobs'
-// that go on with the copy, or undo it, when their turn comes. A shop that was closed
-// can't wait for that.
-func (q *Queue) unqueued(ctx context.Context, moves []podworks.Move) ([]podworks.Move, error) {
+// queued reports whether a silent move is a job's that goes on with the copy, or undoes
+// it, when its turn comes. A shop that was closed, or whose pod doesn't say, can't wait for that.
+func (q *Queue) queued(ctx context.Context, mv podworks.Move) (bool, error) {
+	if mv.State != podworks.MoveRunning {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTime, fmt.Errorf("queue and pod %d didn't answer within %v", mv.From.Pod, lookTime))
+	defer cancel()
 	jobs, err := q.rows.read(ctx, `WHERE j.active IS NOT NULL`)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	return slices.DeleteFunc(moves, func(mv podworks.Move) bool {
-		queued := slices.ContainsFunc(jobs, func(j Job) bool { return j.Shop == mv.From.Shop && j.To == mv.To.Pod })
-		if !queued || mv.State != podworks.MoveRunning {
-			return false
-		}
-		closed, err := q.f.closedBy(ctx, mv)
-		return err == nil && !closed
-	}), nil
+	if !slices.ContainsFunc(jobs, func(j Job) bool { return j.Shop == mv.From.Shop && j.To == mv.To.Pod }) {
+		return false, nil
+	}
+	closed, err := q.f.closedBy(ctx, mv)
+	return err == nil && !closed, nil
 }
 
 // errDied is what is known of a job whose processes left no word.

@@ -30,7 +30,8 @@ const keepRound = 5 * time.Second
 // ErrBusy, and so is a rehearsal of the way back. It never returns nil. When it ends,
 // however that is, the rows stay as they are with their place in the log, and Keep, by
 // whichever process, goes on from there; so it can be called in a loop. If its process
-// dies, another's Run sees to that after Options.Lease.
+// dies, another's Run sees to that after Options.Lease. Each store's Undo is called
+// in the end, though nothing was prepared.
 //
 // For how long a way back is wanted is the caller's to choose, with ctx; then Clean
 // deletes the rows. Without Keep they are as good for as long as the log is

@@ -386,8 +386,8 @@ func (f *Ferry) inspectTables(ctx context.Context, src, dst *server, p *prepared
 			}
 		}
 	}
-	for name, t := range target {
-		if _, ok := source[name]; !ok && t.column(f.shopColumn(name)) >= 0 && !slices.Contains(f.opts.Ignore, name) {
+	for _, name := range slices.Sorted(maps.Keys(target)) {
+		if _, ok := source[name]; !ok && target[name].column(f.shopColumn(name)) >= 0 && !slices.Contains(f.opts.Ignore, name) {
 			faults = append(faults, fmt.Errorf("table %s is on pod %d only; make the schemas equal", name, dst.pod))
 		}
 	}

@@ -20,7 +20,6 @@ type schema struct {
 	created       created
 	rowFormat     string
 	collation     string // of columns added later
-	options       string
 	autoIncrement uint64
 	longest       int64             // bytes that a row can have at most
 	triggers      map[string]string // by name, what they do
@@ -100,7 +99,7 @@ func readSchemas(ctx context.Context, s *server, f flavor.Flavor, names []string
 	query(func(rows *sql.Rows) error {
 		var name string
 		var n schema
-		if err := rows.Scan(&name, &n.rowFormat, &n.collation, &n.options, &n.autoIncrement); err != nil {
+		if err := rows.Scan(&name, &n.rowFormat, &n.collation, &n.autoIncrement); err != nil {
 			return err
 		}
 		if slices.Contains(names, name) {
@@ -108,7 +107,7 @@ func readSchemas(ctx context.Context, s *server, f flavor.Flavor, names []string
 			schemas[name] = &n
 		}
 		return nil
-	}, `SELECT table_name, COALESCE(row_format, ''), COALESCE(table_collation, ''), COALESCE(create_options, ''), COALESCE(auto_increment, 0)
+	}, `SELECT table_name, COALESCE(row_format, ''), COALESCE(table_collation, ''), COALESCE(auto_increment, 0)
 		FROM information_schema.tables WHERE table_schema = DATABASE()`)
 	query(func(rows *sql.Rows) error {
 		var name, null string
@@ -226,8 +225,8 @@ func parseCreate(text string) created {
 	return c
 }
 
-// compareSchemas describes the plan's tables on both sides and finds every
-// difference. Those that decide what a row's values are and which rows there may
+// compareSchemas describes the plan's tables on both sides and finds their
+// differences, but for how they are stored (encryption, compression). Those that decide what a row's values are and which rows there may
 // be refuse the move; the others warn.
 func (p *prepared) compareSchemas(ctx context.Context, src, dst *server) error {
 	var names []string

@@ -150,6 +150,7 @@ func TestTheJournalKeepsAMoveUntilItIsReplicated(t *testing.T) {
 		w.fill(w.shop, 50)
 		var asked atomic.Int64
 		var cutOff atomic.Bool
+		errAway := errors.New("the replica doesn't answer") // no error of a driver's
 		opts := ferry.Options{Ignore: []string{"countries"}, Lease: time.Millisecond, Attempts: 3, PauseBudget: 5 * time.Second}
 		opts.Replicated = func(ctx context.Context, pod podworks.PodID) error {
 			asked.Add(1)
@@ -157,7 +158,7 @@ func TestTheJournalKeepsAMoveUntilItIsReplicated(t *testing.T) {
 				t.Errorf("asked of pod %d, want 2", pod)
 			}
 			if cutOff.Load() {
-				return fmt.Errorf("the replica doesn't answer: %w", mysql.ErrInvalidConn)
+				return errAway
 			}
 			return replica.CatchUp(ctx)
 		}
@@ -193,7 +194,7 @@ func TestTheJournalKeepsAMoveUntilItIsReplicated(t *testing.T) {
 			t.Errorf("the journal has %v, %v; want the decided move until its open row is replicated", moves, err)
 		}
 		_, err = w.ferry.Recover(t.Context())
-		contains(t, err, mysql.ErrInvalidConn, "wait for the replicas of pod 2")
+		contains(t, err, errAway, "wait for the replicas of pod 2")
 		cutOff.Store(false)
 		if settled, err := w.ferry.Recover(t.Context()); err != nil || len(settled) != 1 {
 			t.Errorf("got %v, %v; want the move finished", settled, err)
@@ -370,6 +371,12 @@ func TestOpenShop(t *testing.T) {
 		if _, err := w.ferry.Move(t.Context(), 55, 1); err != nil {
 			t.Errorf("its first move: %v", err)
 		}
+		// Nor is what a move has closed and nobody has decided.
+		w.addShop(56)
+		w.leave([]string{"claim", "incoming", "copy", "note", "close"})
+		err = w.ferry.OpenShop(t.Context(), w.shop)
+		contains(t, err, ferry.ErrRefused, "its fence row is")
+		w.addShop(7)
 		// What a move is bringing is not opened beside it.
 		w.fill(w.shop, 20)
 		w.leave([]string{"claim", "incoming", "copy", "note", "close", "decide", "lose the copy"})

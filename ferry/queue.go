@@ -237,7 +237,7 @@ func (q *Queue) Cancel(ctx context.Context, id uint64) error {
 func (q *Queue) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { _ = q.f.runExcept(ctx, q.unqueued) }) // which ends with ctx
+	wg.Go(func() { _ = q.f.runExcept(ctx, q.queued) }) // which ends with ctx
 	ended := make(chan struct{}, q.opts.Moves)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()

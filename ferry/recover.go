@@ -27,11 +27,12 @@ const (
 // nobody but its own shops waiting: each move is recovered by a goroutine of its
 // own, and there is one unfinished move per shop at most.
 func (f *Ferry) Run(ctx context.Context) error {
-	return f.runExcept(ctx, func(_ context.Context, moves []podworks.Move) ([]podworks.Move, error) { return moves, nil })
+	return f.runExcept(ctx, func(context.Context, podworks.Move) (bool, error) { return false, nil })
 }
 
-// runExcept is Run for the moves that choose returns of those it finds.
-func (f *Ferry) runExcept(ctx context.Context, choose func(context.Context, []podworks.Move) ([]podworks.Move, error)) error {
+// runExcept is Run, but for the moves that skip says true of. Each move's goroutine asks
+// it, so that a pod that hangs keeps only its own moves waiting.
+func (f *Ferry) runExcept(ctx context.Context, skip func(context.Context, podworks.Move) (bool, error)) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var mu sync.Mutex // guards busy
@@ -40,9 +41,6 @@ func (f *Ferry) runExcept(ctx context.Context, choose func(context.Context, []po
 	defer tick.Stop()
 	for {
 		moves, err := f.silent(ctx)
-		if err == nil && len(moves) > 0 {
-			moves, err = choose(ctx, moves)
-		}
 		if err != nil && ctx.Err() == nil {
 			f.opts.Logger.Warn("looking for moves to recover", "err", err)
 		}
@@ -55,7 +53,11 @@ func (f *Ferry) runExcept(ctx context.Context, choose func(context.Context, []po
 				continue
 			}
 			wg.Go(func() {
-				if err := f.recover(ctx, mv); err != nil && !errors.Is(err, errOthers) && ctx.Err() == nil {
+				not, err := skip(ctx, mv)
+				if err == nil && !not {
+					err = f.recover(ctx, mv)
+				}
+				if err != nil && !errors.Is(err, errOthers) && ctx.Err() == nil {
 					f.opts.Logger.Warn("recovering a move", "shop", mv.From.Shop, "token", mv.Token, "err", err)
 				}
 				mu.Lock()
@@ -356,9 +358,12 @@ func (f *Ferry) copyAgain(ctx context.Context, src, dst *server, mv podworks.Mov
 		if err := m.raiseCounters(ctx); err != nil {
 			return err
 		}
-		close(finished)
+		close(finished) // a beat is refused once it is verified
 		hook.Step(ctx, "recover.verified")
-		return f.dir.Verified(ctx, mv.Token)
+		// Writers wait, and without this commit all is to be copied once more.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hook.Insist(ctx, time.Minute))
+		defer cancel()
+		return insist(ctx, func() error { return f.dir.Verified(ctx, mv.Token) })
 	})
 	if err != nil {
 		return mv, fmt.Errorf("copy again: %w", err)
@@ -416,13 +421,16 @@ func (f *Ferry) finish(ctx context.Context, src, dst *server, mv podworks.Move) 
 	return f.retire(ctx, src, mv)
 }
 
+// errReplicas is what Options.Replicated said.
+var errReplicas = errors.New("wait for the replicas")
+
 // replicated waits until a pod's replicas have what it has.
 func (f *Ferry) replicated(ctx context.Context, s *server) error {
 	if f.opts.Replicated == nil {
 		return nil
 	}
 	if err := f.opts.Replicated(ctx, s.pod); err != nil {
-		return fmt.Errorf("wait for the replicas of pod %d: %w", s.pod, err)
+		return fmt.Errorf("%w of pod %d: %w", errReplicas, s.pod, err)
 	}
 	return nil
 }
@@ -430,7 +438,9 @@ func (f *Ferry) replicated(ctx context.Context, s *server) error {
 // retire deletes the move's marker and retires its journal row. A marker that
 // stays, because the source is down, say, is a few bytes that nobody reads.
 func (f *Ferry) retire(ctx context.Context, src *server, mv podworks.Move) error {
-	if _, err := src.db.ExecContext(ctx, `DELETE FROM podworks_marker WHERE token = ?`, mv.Token); err != nil {
+	short, cancel := context.WithTimeout(ctx, 2*time.Second) // a source that is frozen must not use up the journal's time
+	defer cancel()
+	if _, err := src.db.ExecContext(short, `DELETE FROM podworks_marker WHERE token = ?`, mv.Token); err != nil {
 		f.opts.Logger.Debug("a marker stays behind", "token", mv.Token, "err", err)
 	}
 	return f.dir.Finish(ctx, mv.Token)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -235,58 +236,86 @@ func TestCleanDeletesTheShopsRowsAndNoOthers(t *testing.T) {
 }
 
 // TestAFrozenPodHoldsUpNoOthersRecovery: while one pod hangs, Run settles the
-// moves between others.
+// moves between others, and so does a queue's, which asks the source of a job's move
+// whether it was closed.
 func TestAFrozenPodHoldsUpNoOthersRecovery(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, f testcluster.Family) {
-		t.Parallel()
-		source := testcluster.Shared(t, f, "source")
-		target := testcluster.Start(t, &testcluster.MySQLOptions{Family: f})
-		w := newWorldOn(t, source, target, "", nil)
-		w.pods[3] = source.Config(testcluster.Database(t, source))
-		if err := w.dir.AddPod(t.Context(), 3, "here"); err != nil {
-			t.Fatal(err)
-		}
-		fy, err := ferry.New(w.dir, w.pods, &ferry.Options{Lease: 50 * time.Millisecond})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := fy.Migrate(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		stuck, err := w.dir.Claim(t.Context(), w.shop, 2, 0) // the first that Run finds
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.dir.Claim(t.Context(), w.other, 3, 0); err != nil {
-			t.Fatal(err)
-		}
-		if err := target.Pause(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { target.Resume() })
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- fy.Run(ctx) }()
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		start := time.Now()
-		for {
-			moves, err := w.dir.Moves(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(moves) == 1 && moves[0].Token == stuck.Token {
-				break
-			}
-			if time.Since(start) > 10*time.Second {
-				t.Fatalf("after 10 s the journal has %+v, want only move %d", moves, stuck.Token)
-			}
-			<-tick.C
-		}
-		t.Logf("settled after %v", time.Since(start))
-		cancel()
-		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("Run returned %v, want the context's cause", err)
+		for _, queued := range []bool{false, true} {
+			t.Run(fmt.Sprintf("queued %t", queued), func(t *testing.T) {
+				t.Parallel()
+				frozenPod(t, f, queued)
+			})
 		}
 	})
+}
+
+func frozenPod(t *testing.T, f testcluster.Family, queued bool) {
+	sound := testcluster.Shared(t, f, "source")
+	frozen := testcluster.Start(t, &testcluster.MySQLOptions{Family: f})
+	w := newWorldOn(t, sound, frozen, "", nil)
+	w.pods[3] = sound.Config(testcluster.Database(t, sound))
+	if err := w.dir.AddPod(t.Context(), 3, "here"); err != nil {
+		t.Fatal(err)
+	}
+	fy, err := ferry.New(w.dir, w.pods, &ferry.Options{Lease: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fy.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	run := fy.Run
+	shop, to := w.shop, podworks.PodID(2)
+	if queued {
+		shop, to = 300, 1
+		if _, err := w.dir.AddShop(t.Context(), shop, 2); err != nil {
+			t.Fatal(err)
+		}
+		q, err := ferry.NewQueue(fy, w.master, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := q.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := q.Add(t.Context(), shop, to); err != nil {
+			t.Fatal(err)
+		}
+		run = q.Run
+	}
+	stuck, err := w.dir.Claim(t.Context(), shop, to, 0) // the first that Run finds
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.dir.Claim(t.Context(), w.other, 3, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := frozen.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { frozen.Resume() })
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx) }()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	start := time.Now()
+	for {
+		moves, err := w.dir.Moves(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(moves) == 1 && moves[0].Token == stuck.Token {
+			break
+		}
+		if time.Since(start) > 10*time.Second {
+			t.Fatalf("after 10 s the journal has %+v, want only move %d", moves, stuck.Token)
+		}
+		<-tick.C
+	}
+	t.Logf("settled after %v", time.Since(start))
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Run returned %v, want the context's cause", err)
+	}
 }

@@ -33,7 +33,7 @@ var steps = []string{
 	"clean.delete", // rows of the source
 }
 
-// phases are the other names that hook.Step hears: where the mover is, as the
-// journal and Progress say it, and before that where its hub is, which asks for the
-// end of the source's log.
+// phases are the other names that every move's hook.Step hears: where the mover is, as
+// the journal and Progress say it, and before that where its hub is, which asks for the
+// end of the source's log. A raised counter, a queue and the tripwire have their own.
 var phases = []string{"hub", "copy", "compare", "verify", "prepare", "rehearse", "cutover", "drain", "verified", "closed", "decided", "opened", "prove", standby}

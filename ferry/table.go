@@ -56,7 +56,7 @@ type column struct {
 	null      bool
 	extra     string // auto_increment, generated, invisible, …
 	formula   string // of a generated column
-	length    int    // of binary
+	length    int    // of binary, and the digits of a fraction of TIME
 	unsigned  bool
 	generated bool
 }

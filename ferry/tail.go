@@ -74,8 +74,7 @@ const (
 type decoder struct {
 	database string
 	token    uint64
-	tables   []*table
-	byName   map[string]*table // those, and others that foreign keys of theirs refer to
+	byName   map[string]*table // the tables, and others that foreign keys of theirs refer to
 	names    *regexp.Regexp    // of the tables and of the columns that name the shop, as words
 	mentions *regexp.Regexp    // of the database, as a word
 
@@ -93,7 +92,7 @@ type decoder struct {
 // newDecoder returns a decoder. columns are those that may name the shop in tables
 // that come into being.
 func newDecoder(database string, token uint64, tables, others []*table, columns []string, send func(group) error) *decoder {
-	d := &decoder{database: database, token: token, tables: tables, send: send,
+	d := &decoder{database: database, token: token, send: send,
 		byName: map[string]*table{}, known: map[string]*binlog.Table{}, saves: map[string]int{}}
 	words := slices.Clone(columns)
 	for _, t := range tables {
@@ -144,11 +143,11 @@ func (d *decoder) event(ev binlog.Event) error {
 			return fmt.Errorf("%w: %s", errSchemaChanged, shortened(ev.Text))
 		}
 	case *binlog.Savepoint:
-		d.saves[ev.Name] = d.sent + len(d.group.changes)
+		d.saves[strings.ToLower(ev.Name)] = d.sent + len(d.group.changes)
 	case *binlog.RollbackTo:
 		// The log has savepoints that something goes back to only if a table without
 		// transactions was written to as well.
-		to := d.saves[ev.Name] - d.sent
+		to := d.saves[strings.ToLower(ev.Name)] - d.sent // servers compare them without case
 		if to < 0 {
 			return fmt.Errorf("%w: %d changes of the shop's rows were handed over before ROLLBACK TO %s; let the transaction write to the shop's tables alone, or less", errSavepoint, d.sent, ev.Name)
 		}

@@ -149,15 +149,11 @@ func (t *table) owns(image []any, same func(*table, []byte) (bool, error)) (bool
 // maxNames bounds the shops' names that a mover remembers the answers for.
 const maxNames = 100_000
 
-// names asks the source whether a name in the log is the shop's, each once.
+// names asks the source whether a name in the log is the shop's, and remembers the answers.
 func (m *move) names(ctx context.Context) func(*table, []byte) (bool, error) {
 	known := map[rowID]bool{} // the name in place of a key
-	byTable := map[*table]int{}
-	for i, t := range m.tables {
-		byTable[t] = i
-	}
 	return func(t *table, form []byte) (bool, error) {
-		id := rowID{byTable[t], string(form)}
+		id := rowID{t.place, string(form)}
 		if same, ok := known[id]; ok {
 			return same, nil
 		}

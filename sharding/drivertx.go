@@ -180,7 +180,12 @@ func (c *conn) askLock(ctx context.Context, shop podworks.ShopID) (driver.Rows, 
 		if err != nil {
 			return nil, err
 		}
-		c.fence = st.(driver.StmtQueryContext)
+		asks, ok := st.(driver.StmtQueryContext)
+		if !ok { // a wrapper's
+			st.Close()
+			return c.innerConn.QueryContext(ctx, text, nil)
+		}
+		c.fence = asks
 	}
 	return c.fence.QueryContext(ctx, []driver.NamedValue{{Ordinal: 1, Value: int64(shop)}})
 }

@@ -20,7 +20,7 @@ type decoder struct {
 	family  flavor.Flavor
 	wants   func(database, table []byte) bool
 	ask     func(database, table string) (*description, error) // nil, nil: no such table
-	charset func(collation uint64) string
+	charset func(collation uint64) (string, error)
 	emit    func(Event) error
 
 	// After the last whole transaction.

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -268,16 +267,26 @@ func labels(full string) []string {
 }
 
 // charset returns the character set of a collation.
-func (s *server) charset(ctx context.Context, collation uint64) string {
+func (s *server) charset(ctx context.Context, collation uint64) (string, error) {
 	if s.charsets == nil {
-		// MariaDB's newer collations belong to several character sets, and have
-		// their numbers only in the second table.
-		query := `SELECT ID AS id, CHARACTER_SET_NAME AS charset FROM information_schema.COLLATIONS WHERE ID IS NOT NULL`
-		rows, err := s.rows(ctx, query)
-		if s.family == flavor.MariaDB && err == nil {
-			if more, err := s.rows(ctx, `SELECT ID AS id, CHARACTER_SET_NAME AS charset FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY`); err == nil {
-				rows = slices.Concat(rows, more)
+		queries := []string{`SELECT ID AS id, CHARACTER_SET_NAME AS charset FROM information_schema.COLLATIONS WHERE ID IS NOT NULL`}
+		if s.family == flavor.MariaDB {
+			// Its newer collations belong to several character sets, and have their
+			// numbers only there.
+			queries = append(queries, `SELECT ID AS id, CHARACTER_SET_NAME AS charset FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY`)
+		}
+		var rows []map[string]string
+		for i, query := range queries {
+			more, err := s.rows(ctx, query)
+			var said *mysql.MySQLError
+			if i > 0 && errors.As(err, &said) { // before 10.10 it has no such column
+				continue
 			}
+			if err != nil {
+				// Without them a text could be taken for bytes.
+				return "", fmt.Errorf("ask for the character sets: %w", err)
+			}
+			rows = append(rows, more...)
 		}
 		s.charsets = map[uint64]string{}
 		for _, r := range rows {
@@ -288,9 +297,9 @@ func (s *server) charset(ctx context.Context, collation uint64) string {
 		}
 	}
 	if name := s.charsets[collation]; name != "" {
-		return name
+		return name, nil
 	}
-	return fmt.Sprintf("collation %d", collation)
+	return fmt.Sprintf("collation %d", collation), nil
 }
 
 // behind returns how many bytes of log there are after a place.

@@ -249,7 +249,7 @@ func (s *Stream) follow(ctx context.Context, d *decoder) (received bool, err err
 	}
 	d.family = srv.family
 	d.ask = func(database, table string) (*description, error) { return srv.describe(ctx, database, table) }
-	d.charset = func(collation uint64) string { return srv.charset(ctx, collation) }
+	d.charset = func(collation uint64) (string, error) { return srv.charset(ctx, collation) }
 	d.trusting = hook.Off(ctx, watchNames)
 	if hook.Off(ctx, takeBack) {
 		d.begun = false
@@ -314,7 +314,14 @@ func resume(ctx context.Context, srv *server, d *decoder) (*gtids, error) {
 // explain makes errors that the server ends a stream with ours.
 func explain(err error, d *decoder) error {
 	if strings.Contains(err.Error(), "no corresponding table map event") {
-		return fmt.Errorf("%w: %s is in the middle of a transaction: %w", ErrPosition, d.last, err)
+		return fmt.Errorf("%w: %s is in the middle of a transaction: the server sent rows without their table", ErrPosition, d.last)
+	}
+	var unread *replication.EventError
+	if errors.As(err, &unread) {
+		// Its text has the whole event in it, with every shop's rows; what comes behind
+		// the first comma may have them, too.
+		what, _, _ := strings.Cut(unread.Err, ",")
+		return fmt.Errorf("%w: the %s after %s can't be decoded: %.100s; look at it with mysqlbinlog", ErrUnsupported, unread.Header.EventType, d.last, what)
 	}
 	var said *gomysql.MyError
 	if !errors.As(err, &said) || said.Code != gomysql.ER_MASTER_FATAL_ERROR_READING_BINLOG {
@@ -328,11 +335,12 @@ func explain(err error, d *decoder) error {
 	return fmt.Errorf("%w: %s: %s", ErrPosition, d.last, said.Message)
 }
 
-// A filter remembers what Options.Tables said.
+// A filter remembers what Options.Tables said of the last tables.
 type filter struct {
 	want  func(database, table string) bool
 	mu    sync.Mutex
 	known map[string]map[string]bool
+	asked int // for known
 }
 
 func (f *filter) wants(database, table []byte) bool {
@@ -348,6 +356,9 @@ func (f *filter) wants(database, table []byte) bool {
 	wanted = f.want(string(database), string(table))
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.asked++; f.asked > 10_000 { // tables come and go under new names
+		f.known, f.asked = nil, 1
+	}
 	if f.known == nil {
 		f.known = map[string]map[string]bool{}
 	}

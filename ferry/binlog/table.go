@@ -237,7 +237,7 @@ func hashes(m *replication.TableMapEvent, asked *description) (n int) {
 // description comes first: it is of the moment when the rows were written.
 // What it leaves out is taken from asked, which is as of now and may be nil. The
 // last columns of the rows, hidden of them, are not the table's.
-func describe(m *replication.TableMapEvent, asked *description, hidden int, charset func(collation uint64) string) (*layout, error) {
+func describe(m *replication.TableMapEvent, asked *description, hidden int, charset func(collation uint64) (string, error)) (*layout, error) {
 	n := int(m.ColumnCount) - hidden
 	t := &Table{Database: string(m.Schema), Name: string(m.Table), Columns: make([]Column, n)}
 	l := &layout{table: t, hidden: hidden, types: bytes.Clone(m.ColumnType), meta: slices.Clone(m.ColumnMeta), sign: bytes.Clone(m.SignednessBitmap)}
@@ -255,6 +255,7 @@ func describe(m *replication.TableMapEvent, asked *description, hidden int, char
 		l.readAt = asked.end
 	}
 	unsigned, text, labels, sets, labelText := m.UnsignedMap(), m.CollationMap(), m.EnumStrValueMap(), m.SetStrValueMap(), m.EnumSetCollationMap()
+	var err error
 	for i := range t.Columns {
 		c := &t.Columns[i]
 		var told *Column
@@ -291,7 +292,9 @@ func describe(m *replication.TableMapEvent, asked *description, hidden int, char
 		}
 		special := told != nil && (told.Type == "uuid" || told.Type == "inet4" || told.Type == "inet6")
 		if id, ok := text[i]; ok && c.class != geometry && !special {
-			c.Charset = charset(id)
+			if c.Charset, err = charset(id); err != nil {
+				return nil, err
+			}
 			if bytes := names[c.class][1]; c.Charset == "binary" && bytes != "" {
 				c.Charset, c.Type = "", bytes
 			} else if told == nil || told.Charset == "" {
@@ -299,7 +302,9 @@ func describe(m *replication.TableMapEvent, asked *description, hidden int, char
 			}
 		}
 		if id, ok := labelText[i]; ok {
-			c.Charset = charset(id)
+			if c.Charset, err = charset(id); err != nil {
+				return nil, err
+			}
 		}
 		if list, ok := labels[i]; ok {
 			c.Labels = list

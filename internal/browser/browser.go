@@ -132,7 +132,7 @@ func find(t testing.TB) string {
 			return path
 		}
 	}
-	text := "no Chromium is on the path: run \"make setup\", or name one in " + env
+	text := "no Chromium is on the path: run \"make setup-browser\", or name one in " + env
 	if os.Getenv("CI") != "" {
 		t.Fatal(text)
 	}

@@ -20,6 +20,7 @@ var (
 	ErrNotOurs    = errors.New("the move is no longer ours")
 	ErrNotServing = errors.New("a pod is failing over")
 	ErrDecided    = errors.New("the move is decided")
+	ErrFailedOver = errors.New("a pod failed over since its epoch was noted") // which makes it ErrNotOurs, too
 )
 
 // Claim writes the journal row of a new move of shop and returns it. A row of
@@ -222,7 +223,7 @@ func podsAsNoted(ctx context.Context, tx *sql.Tx, token uint64) error {
 		return err
 	}
 	if same == 0 {
-		return fmt.Errorf("%w: a pod failed over since its epoch was noted", ErrNotOurs)
+		return fmt.Errorf("%w: %w", ErrNotOurs, ErrFailedOver)
 	}
 	return nil
 }

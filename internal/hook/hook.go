@@ -24,6 +24,7 @@ const (
 	Children Protection = "children" // asking for the children of parents that came to the shop
 	Cascade  Protection = "cascade"  // having the target's foreign keys do what the source's did without the log
 	Counter  Protection = "counter"  // handing over the AUTO_INCREMENT counters
+	Given    Protection = "given"    // counting the rows by which a counter is raised
 
 	Apply     Protection = "apply"     // the token that every apply transaction requires of the target's fence
 	PodEpoch  Protection = "pod epoch" // the decision's look at the pods' epochs

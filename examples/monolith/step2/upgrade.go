@@ -3,6 +3,9 @@ package shop
 import (
 	"context"
 	"database/sql"
+	"errors"
+
+	"github.com/go-sql-driver/mysql"
 )
 
 var triggers = []string{
@@ -61,6 +64,11 @@ func (a *App) backfill(ctx context.Context, items, owners, column string) error 
 			WHERE id > ? AND id <= ? AND shop_id IS NULL`, from, to)
 		if err != nil {
 			tx.Rollback()
+			// A checkout inserts items behind the trigger, which reads their order under a
+			// lock. If both are in each other's way all the same, this can begin again.
+			if e := (*mysql.MySQLError)(nil); errors.As(err, &e) && e.Number == 1213 {
+				continue
+			}
 			return err
 		}
 		if err := tx.Commit(); err != nil {
